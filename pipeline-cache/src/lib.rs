@@ -1,1 +1,4 @@
 //! pipeline-cache
+
+pub mod key;
+pub mod store;

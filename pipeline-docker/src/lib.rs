@@ -1,3 +1,1 @@
-//! Container images with or without an engine.
-
-pub mod oci;
+//! pipeline-docker

@@ -1,0 +1,107 @@
+use std::fmt;
+
+/// The facts behind `{{ arch }}` and `{{ platform }}`: operating system, architecture and CPU
+/// model, in the words of `CircleCI`'s keys (`linux`, `amd64`, `6`, `85`).
+///
+/// `{{ arch }}` prints all four, `linux-amd64-6_85`, so two hosts of one architecture and
+/// different CPUs get different keys. `{{ platform }}` prints `linux-amd64` and does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HostArch {
+    /// Operating system, for example `linux`.
+    pub os: String,
+    /// Architecture in Go's spelling, for example `amd64`.
+    pub arch: String,
+    /// CPU family, empty where the system does not tell it.
+    pub cpu_family: String,
+    /// CPU model, empty where the system does not tell it.
+    pub cpu_model: String,
+}
+
+impl HostArch {
+    /// Facts given by hand.
+    #[must_use]
+    pub fn new(os: &str, arch: &str, cpu_family: &str, cpu_model: &str) -> Self {
+        Self {
+            os: os.to_owned(),
+            arch: arch.to_owned(),
+            cpu_family: cpu_family.to_owned(),
+            cpu_model: cpu_model.to_owned(),
+        }
+    }
+
+    /// Facts of the machine this runs on. Reads `/proc/cpuinfo` where there is one.
+    #[must_use]
+    pub fn of_this_host() -> Self {
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let field = |name: &str| {
+            cpuinfo
+                .lines()
+                .filter_map(|line| line.split_once(':'))
+                .find(|(key, _)| key.trim() == name)
+                .map(|(_, value)| value.trim().to_owned())
+                .unwrap_or_default()
+        };
+        Self {
+            os: match std::env::consts::OS {
+                "macos" => "darwin",
+                other => other,
+            }
+            .to_owned(),
+            arch: go_arch(std::env::consts::ARCH).to_owned(),
+            cpu_family: field("cpu family"),
+            cpu_model: field("model"),
+        }
+    }
+
+    /// `os-arch`, the part that decides whether built files run.
+    #[must_use]
+    pub fn platform(&self) -> String {
+        format!("{}-{}", self.os, self.arch)
+    }
+}
+
+/// `os-arch-family_model`.
+impl fmt::Display for HostArch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}-{}-{}_{}",
+            self.os, self.arch, self.cpu_family, self.cpu_model
+        )
+    }
+}
+
+fn go_arch(arch: &str) -> &str {
+    match arch {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_like_the_documented_examples() {
+        assert_eq!(
+            HostArch::new("linux", "amd64", "6", "85").to_string(),
+            "linux-amd64-6_85"
+        );
+        assert_eq!(
+            HostArch::new("darwin", "amd64", "6", "58").platform(),
+            "darwin-amd64"
+        );
+    }
+
+    #[test]
+    fn this_host_has_an_os_and_an_architecture_in_go_words() {
+        let host = HostArch::of_this_host();
+        assert!(!host.os.is_empty());
+        assert_ne!(host.arch, "x86_64");
+        assert_ne!(host.arch, "aarch64");
+    }
+}

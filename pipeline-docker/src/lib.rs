@@ -1,1 +1,3 @@
-//! pipeline-docker
+//! Container images with or without an engine.
+
+pub mod oci;

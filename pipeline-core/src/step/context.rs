@@ -1,0 +1,430 @@
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io::Write,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::StepError;
+use crate::{
+    cancel::CancelToken,
+    event::{EventKind, EventSink, MAX_LINE_BYTES},
+    executor::{CommandSpec, EnvValue, Environment, ExitStatus, Stream},
+    facts::RunFacts,
+    outcome::FailureReport,
+    secret::RedactorStream,
+    value::{Input, InputRef, Output, StepOutput},
+};
+
+/// How many last lines of a command's output are kept for the closing block.
+const TAIL_LINES: usize = 40;
+/// Between the polite signal and the kill; CircleCI's and Supervisor's figure.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What a step can see and do. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct StepContext {
+    parts: Arc<ContextParts>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ContextParts {
+    pub(crate) environment: Arc<dyn Environment>,
+    pub(crate) env: BTreeMap<String, EnvValue>,
+    pub(crate) job_dir: PathBuf,
+    pub(crate) artifact_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) log: Mutex<Option<std::fs::File>>,
+    pub(crate) facts: Arc<RunFacts>,
+    pub(crate) run: String,
+    pub(crate) values: BTreeMap<InputRef, serde_json::Value>,
+    pub(crate) events: EventSink,
+    pub(crate) cancel: CancelToken,
+    pub(crate) notes: Mutex<StepNotes>,
+}
+
+/// What the worker picks up when the step has ended.
+#[derive(Debug, Default)]
+pub(crate) struct StepNotes {
+    pub(crate) summary: Option<String>,
+    pub(crate) tail: VecDeque<String>,
+    pub(crate) log_failed: bool,
+}
+
+impl StepContext {
+    pub(crate) fn new(parts: Arc<ContextParts>) -> Self {
+        Self { parts }
+    }
+
+    /// The job's folder on this machine. Its path is the same in every run, as
+    /// long as no other run uses it at the same time.
+    #[must_use]
+    pub fn job_dir(&self) -> &Path {
+        &self.parts.job_dir
+    }
+
+    /// The folder of this run for files worth keeping, such as test reports.
+    #[must_use]
+    pub fn artifact_dir(&self) -> &Path {
+        &self.parts.artifact_dir
+    }
+
+    /// The data folder that holds runs, job folders and the embedded cache.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.parts.data_dir
+    }
+
+    /// What is known about the source and the build.
+    #[must_use]
+    pub fn facts(&self) -> &RunFacts {
+        &self.parts.facts
+    }
+
+    /// Identity of the run.
+    #[must_use]
+    pub fn run_id(&self) -> &str {
+        &self.parts.run
+    }
+
+    /// The job's environment, for steps that spawn or copy by themselves.
+    #[must_use]
+    pub fn environment(&self) -> &dyn Environment {
+        &*self.parts.environment
+    }
+
+    /// The variables that every command of the job gets, without those of the
+    /// executor itself.
+    #[must_use]
+    pub fn env(&self) -> &BTreeMap<String, EnvValue> {
+        &self.parts.env
+    }
+
+    /// Thrown when the step should stop.
+    #[must_use]
+    pub fn cancel(&self) -> &CancelToken {
+        &self.parts.cancel
+    }
+
+    /// Where the step reports.
+    #[must_use]
+    pub fn events(&self) -> &EventSink {
+        &self.parts.events
+    }
+
+    /// A line in the step's log.
+    pub async fn log(&self, text: impl AsRef<str> + Send) {
+        let text = self.parts.events.redactor().redact(text.as_ref());
+        self.write_log(text.as_bytes());
+        self.write_log(b"\n");
+        self.parts.events.send(EventKind::Log { text }).await;
+    }
+
+    /// A warning: shown now and again in the closing block.
+    pub async fn warn(&self, text: impl AsRef<str> + Send) {
+        let text = self.parts.events.redactor().redact(text.as_ref());
+        self.write_log(format!("warning: {text}\n").as_bytes());
+        self.parts.events.send(EventKind::Warning { text }).await;
+    }
+
+    /// A typed fact; see [`EventSink::fact`].
+    pub async fn fact(&self, topic: &str, data: serde_json::Value) {
+        self.parts.events.fact(topic, data).await;
+    }
+
+    /// A line for the closing block, such as the address of a site.
+    pub async fn highlight(&self, label: &str, text: impl AsRef<str> + Send) {
+        self.parts.events.highlight(label, text).await;
+    }
+
+    /// One line about the result, for the table of steps. The last one counts.
+    pub fn summary(&self, text: impl AsRef<str>) {
+        let text = self.parts.events.redactor().redact(text.as_ref());
+        self.notes().summary = Some(text);
+    }
+
+    /// The value of an input.
+    ///
+    /// # Errors
+    /// The step that produces it is not among the declared inputs, or what it
+    /// recorded has another form.
+    pub fn resolve<T: StepOutput>(&self, input: &Input<T>) -> Result<T, StepError> {
+        match input {
+            Input::Value(value) => Ok(value.clone()),
+            Input::Output(output) => self.value(output),
+        }
+    }
+
+    /// The value behind a handle; see [`resolve`](Self::resolve).
+    ///
+    /// # Errors
+    /// As for [`resolve`](Self::resolve).
+    pub fn value<T: StepOutput>(&self, output: &Output<T>) -> Result<T, StepError> {
+        let source = output.source();
+        let value = self.parts.values.get(source).ok_or_else(|| {
+            StepError::failed(format!(
+                "the value of {source} is not there: name it among the step's inputs, \
+                 and see that its step ran"
+            ))
+        })?;
+        serde_json::from_value(value.clone()).map_err(|cause| {
+            StepError::errored(
+                format!("the recorded value of {source} has another form"),
+                cause,
+            )
+        })
+    }
+
+    /// Runs a command in the job's environment: output goes to the log and the
+    /// event stream, redacted. Its status is a value; see
+    /// [`CommandOutcome::check`].
+    ///
+    /// # Errors
+    /// The command cannot be started, was silent for too long
+    /// ([`StepError::TimedOut`]), or the step was cancelled.
+    ///
+    /// # Cancellation
+    /// When the step's token is thrown the process group gets the polite
+    /// signal, ten seconds later the kill. Dropping the future kills at once.
+    pub async fn exec(&self, command: CommandSpec) -> Result<CommandOutcome, StepError> {
+        let redactor = self.parts.events.redactor();
+        let shown = redactor.redact(&command.display_line());
+        self.write_log(format!("$ {shown}\n").as_bytes());
+        self.parts
+            .events
+            .send(EventKind::CommandStarted { command: shown })
+            .await;
+
+        let mut process = self.parts.environment.spawn(&command).await?;
+        let mut streams = [
+            LineSplitter::new(Stream::Stdout, redactor.stream()),
+            LineSplitter::new(Stream::Stderr, redactor.stream()),
+        ];
+        let mut captured = Captured::default();
+        let mut last_output = Instant::now();
+        let limit = command.no_output_timeout;
+        let stopped = loop {
+            let silence = async {
+                match limit {
+                    Some(limit) => tokio::time::sleep_until(last_output + limit).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.parts.cancel.cancelled() => break Some(StepError::Cancelled),
+                chunk = process.output() => {
+                    let Some(chunk) = chunk else { break None };
+                    last_output = Instant::now();
+                    if chunk.stream == Stream::Stdout {
+                        captured.push(&chunk.bytes);
+                    }
+                    let splitter = &mut streams[usize::from(chunk.stream == Stream::Stderr)];
+                    let safe = splitter.redact(&chunk.bytes);
+                    self.deliver(splitter, &safe, false).await;
+                }
+                () = silence => {
+                    let limit = limit.unwrap_or_default();
+                    break Some(StepError::TimedOut {
+                        what: format!("too long with no output (exceeded {}s)", limit.as_secs()),
+                        report: Box::default(),
+                    });
+                }
+            }
+        };
+        let exit = match &stopped {
+            Some(_) => process.terminate(GRACE).await?,
+            None => process.wait().await?,
+        };
+        for splitter in &mut streams {
+            let rest = splitter.redactor.finish();
+            self.deliver(splitter, &rest, true).await;
+        }
+        let report =
+            FailureReport {
+                message: format!(
+                    "`{}` {}",
+                    redactor.redact(&command.display_line()),
+                    match exit {
+                        ExitStatus::Exited(code) => format!("exited with code {code}"),
+                        signaled => signaled.to_string(),
+                    }
+                ),
+                exit: Some(exit),
+                tail: self.notes().tail.iter().cloned().collect(),
+                reproduce: Some(redactor.redact(
+                    &command.reproduce_line(self.parts.environment.root(), &self.parts.env),
+                )),
+                detail: serde_json::Value::Null,
+            };
+        match stopped {
+            Some(StepError::TimedOut { what, .. }) => Err(StepError::TimedOut {
+                what,
+                report: Box::new(report),
+            }),
+            Some(error) => Err(error),
+            None => Ok(CommandOutcome {
+                exit,
+                stdout: captured,
+                report,
+            }),
+        }
+    }
+
+    async fn deliver(&self, splitter: &mut LineSplitter, safe: &[u8], end: bool) {
+        self.write_log(safe);
+        for text in splitter.lines(safe, end) {
+            {
+                let mut notes = self.notes();
+                if notes.tail.len() == TAIL_LINES {
+                    notes.tail.pop_front();
+                }
+                notes.tail.push_back(text.clone());
+            }
+            self.parts
+                .events
+                .send(EventKind::Output {
+                    stream: splitter.stream,
+                    text,
+                })
+                .await;
+        }
+    }
+
+    fn notes(&self) -> std::sync::MutexGuard<'_, StepNotes> {
+        self.parts
+            .notes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A log that cannot be written never changes the step's result.
+    fn write_log(&self, bytes: &[u8]) {
+        let mut log = self
+            .parts
+            .log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = log.as_mut()
+            && file.write_all(bytes).is_err()
+        {
+            *log = None;
+            self.notes().log_failed = true;
+        }
+    }
+}
+
+/// How a command ended, with what it printed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CommandOutcome {
+    /// How it ended.
+    pub exit: ExitStatus,
+    stdout: Captured,
+    report: FailureReport,
+}
+
+impl CommandOutcome {
+    /// The first mebibyte of standard output, **not redacted**: for the step
+    /// to read, not to print. Bytes that are not UTF-8 are replaced.
+    #[must_use]
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout.bytes).into_owned()
+    }
+
+    /// Anything but exit code 0 is a failure.
+    ///
+    /// # Errors
+    /// [`StepError::Failed`] with status, last lines and reproduce command.
+    pub fn check(self) -> Result<(), StepError> {
+        if self.exit.success() {
+            Ok(())
+        } else {
+            Err(self.into_failure())
+        }
+    }
+
+    /// The failure that this outcome is, whatever the exit code.
+    #[must_use]
+    pub fn into_failure(self) -> StepError {
+        StepError::exited(self.report, self.exit)
+    }
+
+    /// The failure with a message that says more than the exit code does.
+    #[must_use]
+    pub fn into_failure_because(mut self, message: impl Into<String>) -> StepError {
+        self.report.message = message.into();
+        self.into_failure()
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Captured {
+    bytes: Vec<u8>,
+}
+
+impl Captured {
+    const LIMIT: usize = 1024 * 1024;
+
+    fn push(&mut self, bytes: &[u8]) {
+        let room = Self::LIMIT.saturating_sub(self.bytes.len());
+        self.bytes
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+}
+
+/// Cuts a redacted stream into lines.
+struct LineSplitter {
+    stream: Stream,
+    redactor: RedactorStream,
+    line: Vec<u8>,
+}
+
+impl LineSplitter {
+    fn new(stream: Stream, redactor: RedactorStream) -> Self {
+        Self {
+            stream,
+            redactor,
+            line: Vec::new(),
+        }
+    }
+
+    fn redact(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.redactor.push(bytes)
+    }
+
+    fn lines(&mut self, bytes: &[u8], end: bool) -> Vec<String> {
+        let mut lines = Vec::new();
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(piece);
+            let complete = piece.ends_with(b"\n");
+            if complete || self.line.len() >= MAX_LINE_BYTES {
+                lines.push(self.take());
+            }
+        }
+        if end && !self.line.is_empty() {
+            lines.push(self.take());
+        }
+        lines
+    }
+
+    fn take(&mut self) -> String {
+        let mut line = std::mem::take(&mut self.line);
+        if line.ends_with(b"\n") {
+            line.pop();
+        }
+        if line.ends_with(b"\r") {
+            line.pop();
+        }
+        if line.len() <= MAX_LINE_BYTES {
+            return String::from_utf8_lossy(&line).into_owned();
+        }
+        // A pipe gives at most one chunk more than the limit; the log file has
+        // the line in one piece.
+        self.line = line.split_off(MAX_LINE_BYTES);
+        String::from_utf8_lossy(&line).into_owned()
+    }
+}

@@ -1,0 +1,3 @@
+pipeline_core::executor_contract!(async {
+    pipeline_core::LocalExecutor::new().with_env(crate::environment())
+});

@@ -1,0 +1,686 @@
+//! [`OciLayout`]: images in a folder.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use super::blob_writer::{readable, sync_folder};
+use super::{
+    BlobWriter, Descriptor, Digest, DigestAlgorithm, DigestHasher, ImageConfig, ImageIndex,
+    ImageManifest, LayoutError, Manifest, ManifestError, Platform, media_type,
+};
+
+/// The annotation that holds a tag in a layout's index.
+pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// Manifests and configurations are read into memory; a larger one is refused, as registries do.
+pub const MAX_METADATA: u64 = 4 * 1024 * 1024;
+
+const MARKER: &str = "oci-layout";
+const INDEX: &str = "index.json";
+/// Unfinished blobs lie here: beside `blobs`, because other tools take every name below it for a
+/// digest, and on the same file system, because a rename publishes them.
+const STAGING: &str = ".staging";
+const LOCK: &str = ".lock";
+
+/// A folder that holds images as the OCI image layout specification lays down.
+///
+/// Blobs appear whole or not at all: they are written under another name, synced and renamed. The
+/// index is replaced the same way under a lock, so several programs may write into one layout.
+/// A program killed in the middle leaves at most an unfinished file in `.staging`, which the next
+/// writer removes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OciLayout {
+    root: PathBuf,
+}
+
+/// One image of a layout: its manifest, the bytes it was read from, and its configuration.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct LayoutImage {
+    /// The descriptor of the manifest.
+    pub descriptor: Descriptor,
+    /// The manifest.
+    pub manifest: ImageManifest,
+    /// The manifest's exact bytes.
+    pub manifest_bytes: Vec<u8>,
+    /// The configuration.
+    pub config: ImageConfig,
+}
+
+impl OciLayout {
+    /// Opens a layout that exists.
+    ///
+    /// # Errors
+    /// No layout there, or one of an unknown version.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, LayoutError> {
+        #[derive(serde::Deserialize)]
+        struct Marker {
+            #[serde(rename = "imageLayoutVersion")]
+            version: String,
+        }
+        let root = root.into();
+        let path = root.join(MARKER);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Err(LayoutError::NotALayout { path: root });
+            }
+            Err(source) => return Err(LayoutError::io("read", &path, source)),
+        };
+        let marker: Marker =
+            serde_json::from_slice(&bytes).map_err(|source| LayoutError::Json {
+                path: path.clone(),
+                source,
+            })?;
+        if marker.version != "1.0.0" {
+            return Err(LayoutError::Version {
+                path: root,
+                version: marker.version,
+            });
+        }
+        Ok(Self { root })
+    }
+
+    /// Opens a layout for writing; makes an empty one where there is none.
+    ///
+    /// # Errors
+    /// A folder that holds other things, an unknown version, or a disk that refuses.
+    pub fn create(root: impl Into<PathBuf>) -> Result<Self, LayoutError> {
+        let root = root.into();
+        fs::create_dir_all(&root).map_err(|source| LayoutError::io("create", &root, source))?;
+        if !root.join(MARKER).exists() {
+            let occupied = fs::read_dir(&root)
+                .map_err(|source| LayoutError::io("read", &root, source))?
+                .filter_map(Result::ok)
+                // What an interrupted or concurrent creation may have made already.
+                .any(|entry| {
+                    let name = entry.file_name();
+                    ![STAGING, LOCK, "blobs", INDEX, MARKER]
+                        .iter()
+                        .any(|ours| name == *ours)
+                });
+            if occupied {
+                return Err(LayoutError::Occupied { path: root });
+            }
+        }
+        let layout = Self { root };
+        for folder in [STAGING, "blobs/sha256"] {
+            let path = layout.root.join(folder);
+            fs::create_dir_all(&path).map_err(|source| LayoutError::io("create", &path, source))?;
+        }
+        let lock = layout.lock()?;
+        layout.sweep();
+        let index = layout.root.join(INDEX);
+        if !index.exists() {
+            layout.replace(INDEX, &json(&ImageIndex::new(Vec::new())))?;
+        }
+        // The marker comes last: a folder that has it is complete.
+        if !layout.root.join(MARKER).exists() {
+            layout.replace(MARKER, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        }
+        drop(lock);
+        Self::open(layout.root)
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the bytes of `digest` lie, whether they exist or not.
+    #[must_use]
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root
+            .join("blobs")
+            .join(digest.algorithm().as_str())
+            .join(digest.hex())
+    }
+
+    /// The size of a blob, or `None` when the layout does not have it.
+    #[must_use]
+    pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
+        let metadata = fs::metadata(self.blob_path(digest)).ok()?;
+        metadata.is_file().then_some(metadata.len())
+    }
+
+    /// Opens a blob for reading, without verifying it.
+    ///
+    /// # Errors
+    /// The blob is missing, is unreadable, or has another size than the descriptor says.
+    pub fn open_blob(&self, descriptor: &Descriptor) -> Result<File, LayoutError> {
+        let path = self.blob_path(&descriptor.digest);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(LayoutError::MissingBlob {
+                    digest: descriptor.digest.clone(),
+                    path: self.root.clone(),
+                });
+            }
+            Err(source) => return Err(LayoutError::io("read", &path, source)),
+        };
+        let actual = file
+            .metadata()
+            .map_err(|source| LayoutError::io("read", &path, source))?
+            .len();
+        if actual != descriptor.size {
+            return Err(LayoutError::WrongSize {
+                digest: descriptor.digest.clone(),
+                expected: descriptor.size,
+                actual,
+            });
+        }
+        Ok(file)
+    }
+
+    /// Reads a small blob and verifies it.
+    ///
+    /// # Errors
+    /// The blob is missing, damaged, or larger than [`MAX_METADATA`].
+    pub fn read_blob(&self, descriptor: &Descriptor) -> Result<Vec<u8>, LayoutError> {
+        if descriptor.size > MAX_METADATA {
+            return Err(LayoutError::TooLarge {
+                what: "blob",
+                digest: descriptor.digest.clone(),
+                size: descriptor.size,
+            });
+        }
+        let mut bytes = Vec::new();
+        self.open_blob(descriptor)?
+            .take(MAX_METADATA + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|source| {
+                LayoutError::io("read", &self.blob_path(&descriptor.digest), source)
+            })?;
+        if !descriptor.digest.matches(&bytes) {
+            return Err(LayoutError::WrongDigest {
+                expected: descriptor.digest.clone(),
+                actual: Digest::sha256(&bytes),
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Reads a blob to its end and compares its digest.
+    ///
+    /// # Errors
+    /// The blob is missing, damaged or unreadable.
+    pub fn verify_blob(&self, descriptor: &Descriptor) -> Result<(), LayoutError> {
+        let mut reader = BufReader::with_capacity(256 * 1024, self.open_blob(descriptor)?);
+        let mut hasher = DigestHasher::new(descriptor.digest.algorithm());
+        let path = self.blob_path(&descriptor.digest);
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            let count = reader
+                .read(&mut buffer)
+                .map_err(|source| LayoutError::io("read", &path, source))?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(buffer.get(..count).unwrap_or_default());
+        }
+        let actual = hasher.finish();
+        if actual == descriptor.digest {
+            Ok(())
+        } else {
+            Err(LayoutError::WrongDigest {
+                expected: descriptor.digest.clone(),
+                actual,
+            })
+        }
+    }
+
+    /// The layout's index.
+    ///
+    /// # Errors
+    /// The file is missing or is no index.
+    pub fn index(&self) -> Result<ImageIndex, LayoutError> {
+        let path = self.root.join(INDEX);
+        let bytes = fs::read(&path).map_err(|source| LayoutError::io("read", &path, source))?;
+        serde_json::from_slice(&bytes).map_err(|source| LayoutError::Json { path, source })
+    }
+
+    /// The tags in the index, in its order.
+    ///
+    /// # Errors
+    /// As for [`index`](Self::index).
+    pub fn tags(&self) -> Result<Vec<String>, LayoutError> {
+        Ok(tags_of(&self.index()?))
+    }
+
+    /// Finds the manifest or index that goes by `name`: a tag or a digest. Without a name the
+    /// layout must hold exactly one image.
+    ///
+    /// # Errors
+    /// Nothing or too much goes by that name, or the index cannot be read.
+    pub fn resolve(&self, name: Option<&str>) -> Result<Descriptor, LayoutError> {
+        let index = self.index()?;
+        let Some(name) = name else {
+            let mut digests: Vec<&Digest> =
+                index.manifests.iter().map(|entry| &entry.digest).collect();
+            digests.sort();
+            digests.dedup();
+            return match (digests.len(), index.manifests.first()) {
+                (1, Some(only)) => Ok(only.clone()),
+                (0, _) => Err(LayoutError::UnknownTag {
+                    wanted: "any".to_owned(),
+                    path: self.root.clone(),
+                    available: Vec::new(),
+                }),
+                _ => Err(LayoutError::Ambiguous {
+                    path: self.root.clone(),
+                    available: tags_of(&index),
+                }),
+            };
+        };
+        let by_digest = name.parse::<Digest>().ok();
+        index
+            .manifests
+            .iter()
+            .find(|entry| match &by_digest {
+                Some(digest) => entry.digest == *digest,
+                None => entry
+                    .annotations
+                    .get(REF_NAME)
+                    .is_some_and(|tag| tag == name),
+            })
+            .cloned()
+            .ok_or_else(|| LayoutError::UnknownTag {
+                wanted: name.to_owned(),
+                path: self.root.clone(),
+                available: tags_of(&index),
+            })
+    }
+
+    /// Reads the image behind a descriptor, choosing `platform` where it is an index.
+    ///
+    /// # Errors
+    /// A missing or damaged document, a manifest of an unknown kind, or no image for the platform.
+    pub fn image(
+        &self,
+        descriptor: &Descriptor,
+        platform: &Platform,
+    ) -> Result<LayoutImage, LayoutError> {
+        let mut descriptor = descriptor.clone();
+        // An index inside an index is allowed; a longer chain is nothing people make.
+        for _ in 0..4 {
+            let bytes = self.read_blob(&descriptor)?;
+            let parsed =
+                Manifest::parse(Some(&descriptor.media_type), &bytes).map_err(|source| {
+                    LayoutError::Manifest {
+                        digest: descriptor.digest.clone(),
+                        source,
+                    }
+                })?;
+            match parsed {
+                Manifest::Image(manifest) => {
+                    let config = self.read_blob(&manifest.config)?;
+                    let config =
+                        serde_json::from_slice(&config).map_err(|source| LayoutError::Json {
+                            path: self.blob_path(&manifest.config.digest),
+                            source,
+                        })?;
+                    return Ok(LayoutImage {
+                        descriptor,
+                        manifest,
+                        manifest_bytes: bytes,
+                        config,
+                    });
+                }
+                Manifest::Index(index) => {
+                    descriptor = index.for_platform(platform).cloned().ok_or_else(|| {
+                        LayoutError::NoPlatform {
+                            digest: descriptor.digest.clone(),
+                            wanted: platform.to_string(),
+                            available: index
+                                .manifests
+                                .iter()
+                                .filter_map(|entry| entry.platform.as_ref())
+                                .map(Platform::to_string)
+                                .collect(),
+                        }
+                    })?;
+                }
+            }
+        }
+        Err(LayoutError::Manifest {
+            digest: descriptor.digest,
+            source: ManifestError::Unsupported {
+                media_type: media_type::IMAGE_INDEX.to_owned(),
+            },
+        })
+    }
+
+    /// Writes small bytes as a blob.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn write_blob(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, LayoutError> {
+        let descriptor = Descriptor::of(media_type, bytes);
+        if self.blob_size(&descriptor.digest) == Some(descriptor.size) {
+            return Ok(descriptor);
+        }
+        let mut writer = self.blob_writer()?;
+        writer
+            .write_all(bytes)
+            .map_err(|source| LayoutError::io("write", &self.root, source))?;
+        writer.commit(Some(&descriptor.digest))?;
+        Ok(descriptor)
+    }
+
+    /// A blob that is written piece by piece and hashed on the way.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn blob_writer(&self) -> Result<BlobWriter, LayoutError> {
+        self.blob_writer_for(DigestAlgorithm::Sha256)
+    }
+
+    /// A blob that will be named by `algorithm`.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn blob_writer_for(&self, algorithm: DigestAlgorithm) -> Result<BlobWriter, LayoutError> {
+        let staging = self.root.join(STAGING);
+        // Under the layout's lock, because the sweep takes files that nobody has locked.
+        let lock = self.lock()?;
+        let file = NamedTempFile::new_in(&staging)
+            .map_err(|source| LayoutError::io("create a file in", &staging, source))?;
+        file.as_file()
+            .lock()
+            .map_err(|source| LayoutError::io("lock", file.path(), source))?;
+        drop(lock);
+        Ok(BlobWriter::new(self, file, algorithm))
+    }
+
+    /// Takes over a blob that lies in another layout: verified, then linked where the file system
+    /// allows it and copied where not.
+    ///
+    /// A blob that is here already is left alone.
+    ///
+    /// # Errors
+    /// The blob is missing or damaged there, or the disk refuses here.
+    pub fn adopt_blob(&self, from: &Self, descriptor: &Descriptor) -> Result<(), LayoutError> {
+        if self.blob_size(&descriptor.digest) == Some(descriptor.size) {
+            return Ok(());
+        }
+        from.verify_blob(descriptor)?;
+        let (source, target) = (
+            from.blob_path(&descriptor.digest),
+            self.blob_path(&descriptor.digest),
+        );
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(|error| LayoutError::io("create", parent, error))?;
+        }
+        match fs::hard_link(&source, &target) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Either somebody else was faster or what lies here is damaged.
+                if self.blob_size(&descriptor.digest) == Some(descriptor.size) {
+                    return Ok(());
+                }
+            }
+            // Another file system, or one without links.
+            Err(_) => {}
+        }
+        let mut reader = from.open_blob(descriptor)?;
+        let mut writer = self.blob_writer_for(descriptor.digest.algorithm())?;
+        io::copy(&mut reader, &mut writer)
+            .map_err(|error| LayoutError::io("copy", &source, error))?;
+        writer.commit(Some(&descriptor.digest))?;
+        Ok(())
+    }
+
+    /// Puts a manifest into the index under `tag`; whatever had the tag before loses it.
+    ///
+    /// Without a tag the manifest is added once. The manifest's blob must be there already.
+    ///
+    /// # Errors
+    /// The blob is missing, or the disk refuses.
+    pub fn set_tag(&self, tag: Option<&str>, descriptor: &Descriptor) -> Result<(), LayoutError> {
+        if self.blob_size(&descriptor.digest).is_none() {
+            return Err(LayoutError::MissingBlob {
+                digest: descriptor.digest.clone(),
+                path: self.root.clone(),
+            });
+        }
+        let mut entry = descriptor.clone();
+        entry.annotations.remove(REF_NAME);
+        if let Some(tag) = tag {
+            entry
+                .annotations
+                .insert(REF_NAME.to_owned(), tag.to_owned());
+        }
+        let lock = self.lock()?;
+        let mut index = self.index()?;
+        let before = index.clone();
+        match tag {
+            Some(tag) => {
+                let same = |old: &Descriptor| {
+                    old.annotations
+                        .get(REF_NAME)
+                        .is_some_and(|name| name == tag)
+                };
+                match index.manifests.iter().position(same) {
+                    Some(place) => index.manifests[place] = entry,
+                    None => index.manifests.push(entry),
+                }
+            }
+            None if index.manifests.iter().any(|old| old.digest == entry.digest) => {}
+            None => index.manifests.push(entry),
+        }
+        if index != before {
+            self.replace(INDEX, &json(&index))?;
+        }
+        drop(lock);
+        Ok(())
+    }
+
+    fn lock(&self) -> Result<File, LayoutError> {
+        let path = self.root.join(LOCK);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|source| LayoutError::io("open", &path, source))?;
+        file.lock()
+            .map_err(|source| LayoutError::io("lock", &path, source))?;
+        Ok(file)
+    }
+
+    /// Removes what killed writers left behind. Failing to is no reason not to go on.
+    fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(self.root.join(STAGING)) else {
+            return;
+        };
+        for entry in entries.filter_map(Result::ok) {
+            let abandoned =
+                File::open(entry.path()).is_ok_and(|file| file.try_lock_shared().is_ok());
+            if abandoned {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), LayoutError> {
+        let path = self.root.join(name);
+        let staging = self.root.join(STAGING);
+        let write = || -> io::Result<()> {
+            let mut file = NamedTempFile::new_in(&staging)?;
+            file.write_all(bytes)?;
+            readable(file.as_file())?;
+            file.as_file().sync_all()?;
+            file.persist(&path)?;
+            sync_folder(&self.root)
+        };
+        write().map_err(|source| LayoutError::io("write", &path, source))
+    }
+}
+
+impl fmt::Display for OciLayout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OCI layout {}", self.root.display())
+    }
+}
+
+fn tags_of(index: &ImageIndex) -> Vec<String> {
+    index
+        .manifests
+        .iter()
+        .filter_map(|entry| entry.annotations.get(REF_NAME))
+        .cloned()
+        .collect()
+}
+
+/// The compact JSON of one of our own types, none of which can fail to serialise.
+fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(layout: &OciLayout, content: &[u8]) -> Descriptor {
+        let layer = layout.write_blob(media_type::LAYER_TAR, content).unwrap();
+        let mut config = ImageConfig::new(Platform::host());
+        config.rootfs.diff_ids.push(layer.digest.clone());
+        let config = layout
+            .write_blob(media_type::IMAGE_CONFIG, &json(&config))
+            .unwrap();
+        let manifest = ImageManifest::new(config, vec![layer]);
+        layout
+            .write_blob(media_type::IMAGE_MANIFEST, &json(&manifest))
+            .unwrap()
+    }
+
+    #[test]
+    fn tags_move_and_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = OciLayout::create(dir.path().join("new/layout")).unwrap();
+        let first = store(&layout, b"first");
+        let second = store(&layout, b"second");
+        layout.set_tag(Some("v1"), &first).unwrap();
+        layout.set_tag(None, &first).unwrap();
+        assert_eq!(layout.resolve(None).unwrap().digest, first.digest);
+        layout.set_tag(Some("v1"), &second).unwrap();
+        layout.set_tag(Some("v0"), &first).unwrap();
+        assert_eq!(layout.tags().unwrap(), ["v1", "v0"]);
+        assert_eq!(layout.resolve(Some("v1")).unwrap().digest, second.digest);
+        let digest = first.digest.to_string();
+        assert_eq!(layout.resolve(Some(&digest)).unwrap().digest, first.digest);
+        assert!(matches!(
+            layout.resolve(None),
+            Err(LayoutError::Ambiguous { .. })
+        ));
+        let error = layout.resolve(Some("v2")).unwrap_err().to_string();
+        assert!(error.ends_with("it holds v1, v0"), "{error}");
+        let image = layout
+            .image(&layout.resolve(Some("v0")).unwrap(), &Platform::host())
+            .unwrap();
+        assert_eq!(image.config.rootfs.diff_ids, [Digest::sha256(b"first")]);
+        let again = OciLayout::create(layout.path()).unwrap();
+        assert_eq!(again.index().unwrap(), layout.index().unwrap());
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = OciLayout::create(dir.path()).unwrap();
+        let blob = layout.write_blob("text/plain", b"hello").unwrap();
+        fs::write(layout.blob_path(&blob.digest), b"jello").unwrap();
+        assert!(matches!(
+            layout.read_blob(&blob),
+            Err(LayoutError::WrongDigest { .. })
+        ));
+        assert!(matches!(
+            layout.verify_blob(&blob),
+            Err(LayoutError::WrongDigest { .. })
+        ));
+        fs::write(layout.blob_path(&blob.digest), b"hell").unwrap();
+        assert!(matches!(
+            layout.read_blob(&blob),
+            Err(LayoutError::WrongSize { .. })
+        ));
+        fs::remove_file(layout.blob_path(&blob.digest)).unwrap();
+        assert!(matches!(
+            layout.read_blob(&blob),
+            Err(LayoutError::MissingBlob { .. })
+        ));
+    }
+
+    #[test]
+    fn a_lie_is_not_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = OciLayout::create(dir.path()).unwrap();
+        let mut writer = layout.blob_writer().unwrap();
+        writer.write_all(b"something else").unwrap();
+        let wanted = Digest::sha256(b"wanted");
+        assert!(matches!(
+            writer.commit(Some(&wanted)),
+            Err(LayoutError::WrongDigest { .. })
+        ));
+        assert_eq!(layout.blob_size(&wanted), None);
+        assert_eq!(fs::read_dir(dir.path().join(STAGING)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn foreign_folders_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("thesis.txt"), "x").unwrap();
+        assert!(matches!(
+            OciLayout::create(dir.path()),
+            Err(LayoutError::Occupied { .. })
+        ));
+        assert!(matches!(
+            OciLayout::open(dir.path()),
+            Err(LayoutError::NotALayout { .. })
+        ));
+        assert!(matches!(
+            OciLayout::open(dir.path().join("thesis.txt")),
+            Err(LayoutError::NotALayout { .. })
+        ));
+    }
+
+    #[test]
+    fn leftovers_go_and_running_writers_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = OciLayout::create(dir.path()).unwrap();
+        let leftover = dir.path().join(STAGING).join("killed");
+        fs::write(&leftover, "half").unwrap();
+        let mut writer = layout.blob_writer().unwrap();
+        writer.write_all(b"in flight").unwrap();
+        OciLayout::create(dir.path()).unwrap();
+        assert!(!leftover.exists());
+        let (digest, _) = writer.commit(None).unwrap();
+        assert_eq!(layout.blob_size(&digest), Some(9));
+    }
+
+    #[test]
+    fn many_writers_lose_no_tag() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = OciLayout::create(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let root = dir.path();
+                scope.spawn(move || {
+                    let layout = OciLayout::create(root).unwrap();
+                    let image = store(&layout, format!("image {number}").as_bytes());
+                    layout.set_tag(Some(&format!("t{number}")), &image).unwrap();
+                });
+            }
+        });
+        assert_eq!(layout.tags().unwrap().len(), 8);
+    }
+}

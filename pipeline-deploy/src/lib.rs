@@ -1,1 +1,3 @@
 //! pipeline-deploy
+
+pub mod django;

@@ -1,3 +1,6 @@
-//! pipeline-deploy
+#![doc = include_str!("../README.md")]
 
 pub mod django;
+pub mod health;
+pub mod release;
+pub mod target;

@@ -1,0 +1,20 @@
+//! Integration tests; one module per topic.
+
+mod seams;
+
+/// A file here that no `mod` line names would never run.
+#[test]
+fn every_file_here_is_declared() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration");
+    let main = std::fs::read_to_string(folder.join("main.rs")).unwrap();
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let Some(module) = name.strip_suffix(".rs").filter(|m| *m != "main") else {
+            continue;
+        };
+        assert!(
+            main.contains(&format!("\nmod {module};")),
+            "{name} is not declared in main.rs"
+        );
+    }
+}

@@ -4,3 +4,7 @@ pub mod django;
 pub mod health;
 pub mod release;
 pub mod target;
+
+#[cfg(unix)]
+#[doc(inline)]
+pub use target::local;

@@ -11,6 +11,9 @@ mod options;
 mod plan;
 mod report;
 
+#[cfg(unix)]
+pub mod local;
+
 pub use deploy_target::{Applied, DeployLock, DeployTarget, LockOutcome, Restored, Verified};
 pub use error::{DeployError, DeployErrorKind};
 pub use event::{DeployEvent, DeployObserver, Unobserved};

@@ -162,6 +162,11 @@ pub enum Action {
         /// The release that gets it.
         to: ReleaseId,
     },
+    /// Start a release again that is complete but does not run.
+    Resume {
+        /// The release.
+        release: ReleaseId,
+    },
     /// Remember that the live release also stands for a newer sequence number.
     RecordSequence {
         /// The number.
@@ -187,6 +192,7 @@ impl fmt::Display for Action {
                 to,
             } => write!(f, "switch traffic from {from} to {to}"),
             Self::Switch { from: None, to } => write!(f, "switch traffic to {to}"),
+            Self::Resume { release } => write!(f, "start release {release} again"),
             Self::RecordSequence { sequence } => {
                 write!(f, "record sequence number {sequence} for the live release")
             }

@@ -1,6 +1,11 @@
 //! Integration tests; one module per topic.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic, too")]
+
+mod local_deploy;
+mod local_faults;
 mod seams;
+mod site;
 
 /// A file here that no `mod` line names would never run.
 #[test]

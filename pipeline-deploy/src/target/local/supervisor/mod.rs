@@ -1,0 +1,12 @@
+//! The process that owns a target's address and processes.
+
+mod actor;
+mod connection;
+mod orphans;
+mod process;
+mod proxy;
+mod role;
+
+pub use role::{SupervisorEnd, SupervisorError, supervise};
+
+pub(super) use orphans::end_orphans;

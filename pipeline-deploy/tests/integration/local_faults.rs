@@ -1,0 +1,178 @@
+//! What happens when processes are killed.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use pipeline_deploy::local::AppCommand;
+use pipeline_deploy::release::DeploymentStatus;
+use pipeline_deploy::target::DeployReport;
+
+use crate::site::{Site, deploy, get, live, until, version};
+
+const ROLE: &str = "PIPELINE_DEPLOY_TEST_ROLE";
+
+fn kill(pid: u32) {
+    let status = Command::new("kill").args(["-9", &pid.to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_release_that_dies_is_started_again_and_its_callers_wait() {
+    let site = Site::new();
+    let address = live(&site.deploy("r1", "ok").await);
+    let before = get(&address, "/").await.unwrap();
+    let _ = get(&address, "/die").await;
+    let after = get(&address, "/").await.unwrap();
+    assert!(
+        after.starts_with("r1 ") && after != before,
+        "{before} {after}"
+    );
+    let status = site.target().instance().status().await.unwrap();
+    assert_eq!(status.restarts, 1);
+}
+
+#[tokio::test]
+async fn a_killed_supervisor_is_replaced_and_its_processes_end() {
+    let site = Site::new();
+    let target = site.target();
+    let address = live(&site.deploy("r1", "ok").await);
+    let orphan = get(&address, "/").await.unwrap();
+    kill(
+        target
+            .instance()
+            .status()
+            .await
+            .unwrap()
+            .supervisor
+            .unwrap(),
+    );
+    until("the supervisor to end", || site.processes().len() == 1).await;
+    let status = target.instance().status().await.unwrap();
+    assert_eq!(status.live.unwrap().status, DeploymentStatus::Stopped);
+    target.ensure_running().await.unwrap();
+    let after = get(&address, "/").await.unwrap();
+    assert!(
+        after.starts_with("r1 ") && after != orphan,
+        "{orphan} {after}"
+    );
+    assert_eq!(site.processes().len(), 2);
+    // The next deploy finds it live again.
+    let report = site.deploy("r1", "ok").await;
+    assert!(
+        matches!(report, DeployReport::Unchanged { .. }),
+        "{report:?}"
+    );
+}
+
+#[tokio::test]
+async fn stop_ends_what_a_killed_supervisor_left() {
+    let site = Site::new();
+    let target = site.target();
+    live(&site.deploy("r1", "ok").await);
+    kill(
+        target
+            .instance()
+            .status()
+            .await
+            .unwrap()
+            .supervisor
+            .unwrap(),
+    );
+    until("the supervisor to end", || site.processes().len() == 1).await;
+    target.instance().stop().await.unwrap();
+    assert_eq!(site.processes(), [""; 0]);
+}
+
+#[tokio::test]
+async fn removing_the_folder_ends_everything() {
+    let site = Site::new();
+    live(&site.deploy("r1", "ok").await);
+    std::fs::remove_dir_all(&site.folder).unwrap();
+    site.gone().await;
+}
+
+#[tokio::test]
+async fn a_supervisor_without_work_ends() {
+    let site = Site::new();
+    let report = site.deploy("r1", "crash").await;
+    assert!(
+        matches!(report, DeployReport::RolledBack { previous: None, .. }),
+        "{report:?}"
+    );
+    site.gone().await;
+}
+
+#[tokio::test]
+async fn a_release_that_escapes_its_group_is_ended_all_the_same() {
+    let site = Site::new();
+    let mut app = Site::app();
+    app.serve = AppCommand::new("serve", "sh")
+        .with_args(["-c", "setsid sleep 1000 & exec python3 app.py {port}"]);
+    let target = site.target_of(app);
+    live(&deploy(&target, &site.release("r1", "ok")).await);
+    assert_eq!(site.processes().len(), 3, "{:?}", site.processes());
+    target.instance().stop().await.unwrap();
+    assert_eq!(site.processes(), [""; 0]);
+}
+
+/// A program that deploys, for the test below; alone it deploys to a folder of its own.
+#[tokio::test]
+async fn the_deploying_program() {
+    let fresh;
+    let folder = match std::env::var(ROLE) {
+        Ok(folder) => folder,
+        Err(_) => {
+            fresh = Site::new();
+            fresh.folder.display().to_string()
+        }
+    };
+    let mut site = Site::new();
+    site.folder = folder.into();
+    let app = Site::app()
+        .with_prepare(AppCommand::new("migrate", "sleep").with_arg("0.3"))
+        .with_env("ONCE", format!("{}", std::process::id()));
+    live(&deploy(&site.target_of(app), &site.release("r2", "late")).await);
+}
+
+#[tokio::test]
+async fn a_deploying_program_that_is_killed_leaves_the_target_whole() {
+    let site = Site::new();
+    let address = live(&site.deploy("r1", "ok").await);
+    let mut cut_short = 0;
+    for round in 0..10_u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "local_faults::the_deploying_program"])
+            .env(ROLE, &site.folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // The whole deploy takes about 1.2 s: the moments spread over all of it.
+        tokio::time::sleep(Duration::from_millis(60 + 130 * round)).await;
+        if child.try_wait().unwrap().is_none() {
+            cut_short += 1;
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        // Whatever was live before or is now answers, and what was half done goes away.
+        let serving = version(&address).await;
+        assert!(serving == "r1" || serving == "r2", "{serving}");
+        until("candidates to end", || {
+            let left = site.processes();
+            left.iter().all(|command| !command.contains("sleep"))
+        })
+        .await;
+    }
+    assert!(cut_short >= 5, "the kills came too late: {cut_short} of 10");
+    // The next deploy works, sweeps what is half-made, and only its release runs.
+    assert_eq!(live(&site.deploy("r9", "ok").await), address);
+    assert_eq!(version(&address).await, "r9");
+    until("former releases to end", || site.processes().len() == 2).await;
+    for entry in std::fs::read_dir(site.folder.join("releases")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            let mark = format!("{}.json", path.display());
+            assert!(std::path::Path::new(&mark).exists(), "{mark} is missing");
+        }
+    }
+}

@@ -97,6 +97,15 @@ impl Health {
         self
     }
 
+    /// The same without secrets: an application may show them in its answers.
+    #[cfg(unix)]
+    pub(crate) fn redacted(mut self, redactor: &pipeline_core::Redactor) -> Self {
+        if let Some(answer) = &mut self.answer {
+            answer.body_head = redactor.redact(&answer.body_head);
+        }
+        self
+    }
+
     /// Whether it is well.
     #[must_use]
     pub fn is_healthy(&self) -> bool {

@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use pipeline_core::secret::MASK;
+use pipeline_core::{EnvValue, Secret};
 use pipeline_deploy::health::HealthWindow;
 use pipeline_deploy::local::AppCommand;
 use pipeline_deploy::release::{DeploymentStatus, ReleaseId};
@@ -161,7 +163,7 @@ async fn a_failing_preparation_is_told_with_command_code_and_last_lines() {
             AppCommand::new("migrate", "sh")
                 .with_args(["-c", "cat made; echo secret is $KEY >&2; exit 7"]),
         )
-        .with_secret_env("KEY", "hunter22");
+        .with_env("KEY", EnvValue::Secret(Secret::new("hunter22")));
     let report = deploy(&site.target_of(app), &site.release("r2", "ok")).await;
     let DeployReport::RolledBack { why, .. } = &report else {
         panic!("{report:?}");
@@ -171,7 +173,7 @@ async fn a_failing_preparation_is_told_with_command_code_and_last_lines() {
         exit_code: Some(7),
     };
     assert_eq!(why.stage, stage);
-    assert_eq!(why.log_tail, ["r2", "secret is <redacted>"]);
+    assert_eq!(why.log_tail, ["r2".to_owned(), format!("secret is {MASK}")]);
     assert_eq!(version(&address).await, "r1");
     assert!(!site.folder.join("releases/r2").exists());
 }
@@ -315,7 +317,7 @@ async fn a_deep_folder_works() {
 #[tokio::test]
 async fn secrets_are_in_one_closed_file_and_nowhere_else() {
     let site = Site::new();
-    let app = Site::app().with_secret_env("KEY", "hunter22-canary");
+    let app = Site::app().with_env("KEY", EnvValue::Secret(Secret::new("hunter22-canary")));
     let target = site.target_of(app);
     let release = site.release("r1", "ok");
     let plan = target

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pipeline_core::{EnvValue, Redactor};
 use sha2::{Digest, Sha256};
 
 use crate::health::{HealthCheck, HealthWindow, HttpCheck};
@@ -37,21 +38,6 @@ pub struct LocalApp {
     env: BTreeMap<String, EnvValue>,
 }
 
-#[derive(Clone)]
-enum EnvValue {
-    Plain(String),
-    Secret(String),
-}
-
-impl fmt::Debug for EnvValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Plain(value) => value.fmt(f),
-            Self::Secret(_) => f.write_str("<redacted>"),
-        }
-    }
-}
-
 impl LocalApp {
     /// An application that is run with `serve`.
     #[must_use]
@@ -78,17 +64,12 @@ impl LocalApp {
     }
 
     /// Adds a variable to the environment of all its commands.
+    ///
+    /// The value of a secret is shown nowhere. It is kept in the target's folder, in a file
+    /// that only its owner can read, because a restart of the release needs it.
     #[must_use]
-    pub fn with_env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.env.insert(name.into(), EnvValue::Plain(value.into()));
-        self
-    }
-
-    /// Adds a variable whose value is shown nowhere. It is kept in the target's folder, in a
-    /// file that only its owner can read, because a restart of the release needs it.
-    #[must_use]
-    pub fn with_secret_env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.env.insert(name.into(), EnvValue::Secret(value.into()));
+    pub fn with_env(mut self, name: impl Into<String>, value: impl Into<EnvValue>) -> Self {
+        self.env.insert(name.into(), value.into());
         self
     }
 
@@ -143,31 +124,18 @@ impl LocalApp {
 
     /// The environment, secrets in the clear.
     pub(super) fn exposed_env(&self) -> BTreeMap<String, String> {
-        let expose = |value: &EnvValue| match value {
-            EnvValue::Plain(value) | EnvValue::Secret(value) => value.clone(),
-        };
         let pairs = self.env.iter();
         pairs
-            .map(|(name, value)| (name.clone(), expose(value)))
+            .map(|(name, value)| (name.clone(), value.expose().to_owned()))
             .collect()
     }
 
-    /// `text` without the values of secrets. Values under four characters stay: they would
-    /// blot out half of every text.
-    pub(super) fn redact(&self, text: &str) -> String {
-        let mut secrets: Vec<&str> = self
-            .env
-            .values()
-            .filter_map(|value| match value {
-                EnvValue::Secret(value) if value.len() >= 4 => Some(value.as_str()),
-                _ => None,
-            })
-            .collect();
-        // The longest first, so that a secret within another leaves no rest.
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        secrets.into_iter().fold(text.to_owned(), |text, secret| {
-            text.replace(secret, "<redacted>")
-        })
+    /// Takes the values of secrets out of texts.
+    pub(super) fn redactor(&self) -> Redactor {
+        Redactor::new(self.env.values().filter_map(|value| match value {
+            EnvValue::Secret(secret) => Some(secret),
+            _ => None,
+        }))
     }
 
     /// A hash of everything that changes what runs: two releases with the same digest and
@@ -333,22 +301,20 @@ impl SharedPath {
 
 #[cfg(test)]
 mod tests {
+    use pipeline_core::Secret;
+
     use super::*;
 
     fn app() -> LocalApp {
         LocalApp::new(AppCommand::new("serve", "gunicorn").with_arg("site.wsgi"))
             .with_env("DEBUG", "0")
-            .with_secret_env("KEY", "hunter22")
+            .with_env("KEY", EnvValue::Secret(Secret::new("hunter22")))
     }
 
     #[test]
     fn secrets_are_not_printed_and_are_taken_out_of_texts() {
-        let app = app().with_secret_env("LONGER", "hunter22-and-more");
-        assert!(!format!("{app:?}").contains("hunter22"));
-        assert_eq!(
-            app.redact("a hunter22 b hunter22-and-more c"),
-            "a <redacted> b <redacted> c"
-        );
+        assert!(!format!("{:?}", app()).contains("hunter22"));
+        assert!(!app().redactor().redact("a hunter22 b").contains("hunter22"));
     }
 
     #[test]
@@ -357,7 +323,7 @@ mod tests {
         assert_eq!(app().fingerprint(), same.fingerprint());
         let others = [
             app().with_env("DEBUG", "1"),
-            app().with_secret_env("KEY", "other"),
+            app().with_env("KEY", "other"),
             app().with_prepare(AppCommand::new("migrate", "python")),
             app().with_shared(SharedPath::file("db.sqlite3")),
             LocalApp::new(AppCommand::new("serve", "gunicorn")),

@@ -24,6 +24,10 @@ pub(super) struct Client {
     target: String,
     lines: Lines<BufReader<OwnedReadHalf>>,
     writer: OwnedWriteHalf,
+    /// Answers that nobody waited for, because a call was dropped.
+    unread: usize,
+    /// Set while a request is being written: one that was cut cannot be mended.
+    writing: bool,
 }
 
 impl Client {
@@ -46,6 +50,8 @@ impl Client {
                     target,
                     lines: BufReader::new(reader).lines(),
                     writer,
+                    unread: 0,
+                    writing: false,
                 }))
             }
             Err(error)
@@ -107,7 +113,7 @@ impl Client {
         }
     }
 
-    /// Asks and waits for the answer; a refusal is an error.
+    /// Asks and waits for the answer; a refusal is an error. May be dropped.
     pub(super) async fn call(
         &mut self,
         doing: &'static str,
@@ -143,10 +149,34 @@ impl Client {
             request,
         })?;
         line.push(b'\n');
+        if self.writing {
+            return Err(io::Error::other("an earlier request was cut"));
+        }
+        while self.unread > 0 {
+            self.next_line().await?;
+        }
+        self.writing = true;
         self.writer.write_all(&line).await?;
-        match self.lines.next_line().await? {
-            Some(line) => Ok(serde_json::from_str(&line)?),
-            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        self.writing = false;
+        self.unread += 1;
+        Ok(serde_json::from_str(&self.next_line().await?)?)
+    }
+
+    async fn next_line(&mut self) -> io::Result<String> {
+        let line = self.lines.next_line().await?;
+        self.unread -= 1;
+        line.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// Asks for something that has no answer but that it was done.
+    pub(super) async fn order(
+        &mut self,
+        doing: &'static str,
+        request: Request,
+    ) -> Result<(), DeployError> {
+        match self.call(doing, request).await? {
+            Reply::Done => Ok(()),
+            other => Err(self.confused(doing, &other)),
         }
     }
 

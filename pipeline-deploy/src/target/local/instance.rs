@@ -7,7 +7,7 @@ use super::folders::{Folders, State, absent, read_json, tail, write_json};
 use super::launch::Launch;
 use super::lock_file::{Attempt, LockFile};
 use super::protocol::{Request, Status};
-use super::supervisor::end_orphans;
+use super::supervisor::{end_orphans, process_gone};
 use super::tree::absolute;
 use crate::release::{Deployment, DeploymentStatus};
 use crate::target::{DeployError, Observation};
@@ -116,18 +116,16 @@ impl LocalInstance {
         if !self.folders.root().exists() {
             return Ok(());
         }
-        if let Some(mut client) = Client::connect(&self.folders).await? {
-            let stopped = client.call("stop", Request::Stop).await;
-            // The connection closes when the supervisor has ended and freed its port.
-            client.closed().await;
-            // It may have been ending already; then the rest is ours.
-            if stopped.is_ok() {
-                return Ok(());
-            }
+        // Twice, because one that is asked may have been ending already.
+        for _ in 0..2 {
             if let Some(mut client) = Client::connect(&self.folders).await? {
-                client.call("stop", Request::Stop).await?;
-                client.closed().await;
-                return Ok(());
+                let pid = client.status().await.map(|status| status.pid);
+                let stopped = client.order("stop", Request::Stop).await;
+                if let (Ok(pid), Ok(())) = (pid, stopped) {
+                    client.closed().await;
+                    process_gone(pid).await;
+                    return Ok(());
+                }
             }
         }
         // Without a supervisor its processes may still run: it was killed.

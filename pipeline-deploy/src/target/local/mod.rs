@@ -24,8 +24,7 @@
 //!
 //! # What a process is given
 //! Nothing is inherited. Its environment is `PATH` (`/usr/local/bin:/usr/bin:/bin`), `RELEASE_ID`,
-//! `RELEASE_DIR`, `SHARED_DIR`, for the server `PORT`, what [`LocalApp::with_env`] and
-//! [`LocalApp::with_secret_env`] say, which wins, and two tags by which the supervisor finds
+//! `RELEASE_DIR`, `SHARED_DIR`, for the server `PORT`, what [`LocalApp::with_env`] says, which wins, and two tags by which the supervisor finds
 //! its processes again. The server must listen on `127.0.0.1` and `PORT`.
 //!
 //! # Limits

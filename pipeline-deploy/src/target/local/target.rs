@@ -202,8 +202,9 @@ impl LocalTarget {
 
     /// The last lines of a log, without the values of secrets.
     fn tail(&self, log: &Path) -> Vec<String> {
+        let redactor = self.app.redactor();
         let lines = tail(log, TAIL);
-        lines.iter().map(|line| self.app.redact(line)).collect()
+        lines.iter().map(|line| redactor.redact(line)).collect()
     }
 
     fn with_log(&self, failure: Failure, log: &Path) -> Failure {
@@ -219,7 +220,7 @@ impl LocalTarget {
             if let Some(cure) = cure {
                 failure = failure.with_cure(cure);
             }
-            failure = failure.with_health(health);
+            failure = failure.with_health(health.redacted(&self.app.redactor()));
         }
         self.with_log(failure, log)
     }
@@ -272,7 +273,7 @@ impl LocalTarget {
                 .wait(self.app.health.as_ref(), &endpoint, |attempt, health| {
                     observer.on_event(&DeployEvent::Probed {
                         attempt,
-                        health: health.clone(),
+                        health: health.clone().redacted(&self.app.redactor()),
                     });
                 });
         let ended = async {
@@ -369,24 +370,24 @@ impl LocalTarget {
                         Ok(health) => note = health.summary().to_owned(),
                         Err(failure) => {
                             // Waited for, so that nothing uses the folder when it is removed.
-                            client.call("end a release", Request::Discard).await?;
+                            client.order("end a release", Request::Discard).await?;
                             return Ok(Applied::Failed(failure));
                         }
                     }
                 }
                 Action::Switch { .. } => {
                     self.mark_complete(release, &folder)?;
-                    client.call("switch", Request::Promote).await?;
+                    client.order("switch", Request::Promote).await?;
                 }
                 Action::Resume { .. } => {
-                    client.call("start again", Request::Resume).await?;
+                    client.order("start again", Request::Resume).await?;
                     folder = self.live_folder(client).await?;
                 }
                 Action::RecordSequence { sequence } => {
                     let request = Request::RecordSequence {
                         sequence: *sequence,
                     };
-                    client.call("record a sequence number", request).await?;
+                    client.order("record a sequence number", request).await?;
                 }
             }
             observer.on_event(&DeployEvent::Done {
@@ -595,12 +596,12 @@ impl DeployTarget for LocalTarget {
                 }
                 actions.extend(self.app.prepare.iter().map(|command| Action::Prepare {
                     name: command.name.clone(),
-                    command: self.app.redact(&command.to_string()),
+                    command: self.app.redactor().redact(&command.to_string()),
                 }));
                 let from = live.filter(|live| live.status != DeploymentStatus::Stopped);
                 actions.extend([
                     Action::Start {
-                        command: self.app.redact(&self.app.serve.to_string()),
+                        command: self.app.redactor().redact(&self.app.serve.to_string()),
                     },
                     Action::CheckHealth {
                         check: self.app.health.to_string(),
@@ -652,7 +653,7 @@ impl DeployTarget for LocalTarget {
 
     async fn commit(&self, _plan: &DeployPlan) -> Result<(), DeployError> {
         let mut client = self.connect().await?;
-        client.call("commit", Request::Commit).await?;
+        client.order("commit", Request::Commit).await?;
         self.prune(&mut client).await
     }
 
@@ -661,7 +662,7 @@ impl DeployTarget for LocalTarget {
         let folder = planned_folder(plan);
         let status = client.status().await?;
         if folder.is_some() && status.uncommitted == folder {
-            client.call("roll back", Request::Revert).await?;
+            client.order("roll back", Request::Revert).await?;
         }
         let served = plan
             .previous

@@ -9,4 +9,4 @@ mod role;
 
 pub use role::{SupervisorEnd, SupervisorError, supervise};
 
-pub(super) use orphans::end_orphans;
+pub(super) use orphans::{end_orphans, process_gone};

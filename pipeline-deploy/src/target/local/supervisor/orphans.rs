@@ -38,6 +38,17 @@ pub(in crate::target::local) async fn end_orphans(folders: &Folders) {
     end_tagged(&tag, Duration::from_secs(3)).await;
 }
 
+/// Waits until a process that is about to end has ended.
+pub(in crate::target::local) async fn process_gone(pid: u32) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return;
+    };
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while start_time(pid).is_some() && Instant::now() < deadline {
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// Ends all processes with a tag: politely, and by force after `grace`.
 pub(super) async fn end_tagged(tag: &[u8], grace: Duration) {
     let deadline = Instant::now() + grace;

@@ -3,4 +3,11 @@
 pub mod builder;
 pub mod ignore;
 pub mod oci;
+mod reference;
+#[cfg(feature = "registry")]
+pub mod registry;
 mod tar_stream;
+#[cfg(feature = "registry")]
+mod tls;
+
+pub use reference::{ImageReference, ReferenceError};

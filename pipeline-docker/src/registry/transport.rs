@@ -1,0 +1,638 @@
+//! Requests to registries: which scheme, authenticated, in time, and again when it is worth it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Certificate, Client, Method, NoProxy, Proxy, Url, redirect};
+use tokio::sync::OnceCell;
+
+use super::answer::Answer;
+use super::authenticator::Authenticator;
+use super::body::Meter;
+use super::challenge::Challenge;
+use super::error::{BoxError, RegistryError};
+use super::options::RegistryOptions;
+use super::progress::Operation;
+use super::rate_limit::RateLimit;
+use super::retry;
+use super::scope::Scopes;
+use crate::reference::api_host;
+
+/// Content delivery networks need one or two.
+const MAX_REDIRECTS: usize = 10;
+
+/// One registry as we reach it.
+#[derive(Debug)]
+pub(crate) struct Host {
+    /// As users write it.
+    pub(crate) name: String,
+    /// `scheme://host:port/`.
+    base: Url,
+    pub(crate) authenticator: Authenticator,
+}
+
+impl Host {
+    /// An address below `/v2/` of this registry.
+    pub(crate) fn url(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("/v2/{path}"));
+        url
+    }
+
+    /// Resolves a `Location` or `Link`: usually relative or absolute on this registry.
+    ///
+    /// A registry behind a proxy that ends TLS may call itself `http://`; its own name over plain
+    /// HTTP is taken as the TLS address that we know, since nothing may fall back from TLS.
+    pub(crate) fn resolve(
+        &self,
+        request: &Url,
+        location: &str,
+        action: &str,
+    ) -> Result<Url, RegistryError> {
+        let protocol = |what: String| RegistryError::Protocol {
+            registry: self.name.clone(),
+            action: action.to_owned(),
+            what,
+        };
+        let mut url = request
+            .join(location)
+            .map_err(|_| protocol("its Location is no valid address".to_owned()))?;
+        if self.base.scheme() == "https" && url.scheme() == "http" {
+            if url.host_str() != self.base.host_str() {
+                return Err(protocol(
+                    "it goes on in plain HTTP on another host".to_owned(),
+                ));
+            }
+            let (port, scheme) = (self.base.port(), self.base.scheme().to_owned());
+            if url.set_scheme(&scheme).is_err() || url.set_port(port).is_err() {
+                return Err(protocol("its Location is no valid address".to_owned()));
+            }
+        }
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(protocol("its Location is no web address".to_owned()));
+        }
+        Ok(url)
+    }
+
+    fn owns(&self, url: &Url) -> bool {
+        url.origin() == self.base.origin()
+    }
+}
+
+/// One request, repeatable.
+pub(crate) struct Request<'a> {
+    method: Method,
+    pub(crate) url: Url,
+    headers: HeaderMap,
+    body: Body<'a>,
+}
+
+enum Body<'a> {
+    Empty,
+    Bytes(Bytes),
+    /// A stream of known length whose progress the meter sees, made anew for every try.
+    Stream {
+        length: u64,
+        meter: &'a Meter,
+        make: &'a (dyn Fn() -> reqwest::Body + Send + Sync),
+    },
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn new(method: Method, url: Url) -> Self {
+        Self {
+            method,
+            url,
+            headers: HeaderMap::new(),
+            body: Body::Empty,
+        }
+    }
+
+    #[must_use]
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn with_headers(mut self, headers: HeaderMap) -> Self {
+        self.headers.extend(headers);
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn with_bytes(mut self, bytes: impl Into<Bytes>) -> Self {
+        self.body = Body::Bytes(bytes.into());
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn with_stream(
+        mut self,
+        length: u64,
+        meter: &'a Meter,
+        make: &'a (dyn Fn() -> reqwest::Body + Send + Sync),
+    ) -> Self {
+        self.body = Body::Stream {
+            length,
+            meter,
+            make,
+        };
+        self
+    }
+}
+
+/// What a request is for: who is asked, in whose name, and how to speak of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) host: &'a Host,
+    pub(crate) scopes: &'a Scopes,
+    /// Completes "refused to ...".
+    pub(crate) action: &'a str,
+    pub(crate) operation: &'a Operation,
+}
+
+/// The connections to all registries.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    client: Client,
+    options: RegistryOptions,
+    hosts: Mutex<HashMap<String, Arc<OnceCell<Arc<Host>>>>>,
+}
+
+impl Transport {
+    pub(crate) fn new(options: RegistryOptions) -> Result<Self, RegistryError> {
+        crate::tls::ensure();
+        let wrong = |what: &str, error: reqwest::Error| RegistryError::Configuration {
+            what: what.to_owned(),
+            source: Some(Box::new(error)),
+        };
+        let mut authorities = Vec::new();
+        for pem in &options.ca_pem {
+            let parsed = Certificate::from_pem_bundle(pem)
+                .map_err(|error| wrong("a certificate authority is not valid PEM", error))?;
+            if parsed.is_empty() {
+                return Err(RegistryError::Configuration {
+                    what: "a certificate authority's text holds no PEM certificate".to_owned(),
+                    source: None,
+                });
+            }
+            authorities.extend(parsed);
+        }
+        let proxy = match &options.proxy {
+            Some(url) => Some(
+                Proxy::all(url)
+                    .map_err(|error| wrong("the proxy's address is not valid", error))?
+                    .no_proxy(NoProxy::from_string("localhost,127.0.0.0/8,::1")),
+            ),
+            None => None,
+        };
+        let builder = || {
+            let builder = Client::builder()
+                .user_agent(options.user_agent.as_str())
+                .connect_timeout(options.connect_timeout)
+                .redirect(redirect::Policy::custom(follow))
+                .referer(false)
+                .no_proxy();
+            match &proxy {
+                Some(proxy) => builder.proxy(proxy.clone()),
+                None => builder,
+            }
+        };
+        let client = match builder().tls_certs_merge(authorities.clone()).build() {
+            Ok(client) => client,
+            // A machine without any authority of its own can still speak plain HTTP to loopback;
+            // every TLS connection will fail with a message about the certificate.
+            Err(_) if authorities.is_empty() => builder()
+                .tls_certs_only([])
+                .build()
+                .map_err(|error| wrong("cannot be made", error))?,
+            Err(error) => return Err(wrong("cannot be made with these authorities", error)),
+        };
+        Ok(Self {
+            client,
+            options,
+            hosts: Mutex::new(HashMap::new()),
+        })
+    }
+
+    pub(crate) fn options(&self) -> &RegistryOptions {
+        &self.options
+    }
+
+    /// The registry at `domain`; the first call finds out what it speaks.
+    pub(crate) async fn host(
+        &self,
+        domain: &str,
+        operation: &Operation,
+    ) -> Result<Arc<Host>, RegistryError> {
+        let cell = {
+            let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(hosts.entry(domain.to_owned()).or_default())
+        };
+        let host = cell
+            .get_or_try_init(|| self.connect(domain, operation))
+            .await?;
+        Ok(Arc::clone(host))
+    }
+
+    /// Asks `GET /v2/` without credentials: scheme and challenge in one question.
+    async fn connect(
+        &self,
+        domain: &str,
+        operation: &Operation,
+    ) -> Result<Arc<Host>, RegistryError> {
+        const ACTION: &str = "say what it speaks";
+        let address = api_host(domain);
+        let base = |scheme: &str| {
+            Url::parse(&format!("{scheme}://{address}/")).map_err(|error| {
+                RegistryError::Configuration {
+                    what: format!("{domain:?} is no address"),
+                    source: Some(Box::new(error)),
+                }
+            })
+        };
+        let host_only = base("http")?.host_str().unwrap_or_default().to_owned();
+        let mut schemes = if self.options.plain_http.contains(domain) {
+            vec!["http"]
+        } else if is_loopback(&host_only) {
+            // Plain first: a TLS server refuses it at once, while a plain server may wait for
+            // the end of what it takes for a strange request.
+            vec!["http", "https"]
+        } else {
+            vec!["https"]
+        }
+        .into_iter();
+        let mut scheme = schemes.next().unwrap_or("https");
+        loop {
+            let base = base(scheme)?;
+            let mut url = base.clone();
+            url.set_path("/v2/");
+            let request = Request::new(Method::GET, url);
+            let found = self
+                .send_unauthenticated(domain, ACTION, &request, operation)
+                .await;
+            let next = schemes.next();
+            match (found, next) {
+                // "client sent an HTTP request to an HTTPS server"
+                (Ok(answer), Some(next)) if answer.status() == 400 => scheme = next,
+                (Err(RegistryError::Connection { source, .. }), Some(next))
+                    if !is_connect_error(&source) =>
+                {
+                    scheme = next;
+                }
+                (Ok(answer), _) => {
+                    let challenge = (answer.status() == 401)
+                        .then(|| Challenge::from_headers(answer.headers()))
+                        .flatten();
+                    let secure = scheme == "https";
+                    return Ok(Arc::new(Host {
+                        name: domain.to_owned(),
+                        base,
+                        authenticator: Authenticator::new(domain, secure, challenge),
+                    }));
+                }
+                (Err(error), _) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends a request in our name, again as often as the policy says.
+    ///
+    /// Any answer that is no retryable failure comes back, 404 too.
+    pub(crate) async fn send(
+        &self,
+        call: Call<'_>,
+        request: &Request<'_>,
+    ) -> Result<Answer, RegistryError> {
+        self.repeat(call.action, call.operation, || {
+            self.send_once(call, request)
+        })
+        .await
+    }
+
+    /// Sends a request in our name; a 401 is answered once with new or better credentials.
+    pub(crate) async fn send_once(
+        &self,
+        call: Call<'_>,
+        request: &Request<'_>,
+    ) -> Result<Answer, RegistryError> {
+        let Call {
+            host,
+            action,
+            operation,
+            ..
+        } = call;
+        if !host.owns(&request.url) {
+            // An upload may go on at a storage service by a signed address: no header of ours.
+            return self
+                .execute(&host.name, action, request, None, operation)
+                .await;
+        }
+        let mut scopes = call.scopes.clone();
+        let mut first = true;
+        loop {
+            let authorization = host
+                .authenticator
+                .authorization(self, &scopes, action, operation)
+                .await?;
+            let answer = self
+                .execute(
+                    &host.name,
+                    action,
+                    request,
+                    authorization.as_ref(),
+                    operation,
+                )
+                .await?;
+            if answer.status() != 401 {
+                return Ok(answer);
+            }
+            let better = if first {
+                host.authenticator
+                    .refused(self, answer.headers(), &scopes, authorization.as_ref())
+                    .await?
+            } else {
+                None
+            };
+            first = false;
+            match better {
+                Some(better) => scopes = better,
+                None => {
+                    return Err(host
+                        .authenticator
+                        .unauthorized(action, answer.into_text().await));
+                }
+            }
+        }
+    }
+
+    /// Sends a request without credentials of ours, again as often as the policy says.
+    pub(crate) async fn send_unauthenticated(
+        &self,
+        registry: &str,
+        action: &str,
+        request: &Request<'_>,
+        operation: &Operation,
+    ) -> Result<Answer, RegistryError> {
+        self.repeat(action, operation, || {
+            self.execute(registry, action, request, None, operation)
+        })
+        .await
+    }
+
+    async fn repeat<F>(
+        &self,
+        action: &str,
+        operation: &Operation,
+        send: impl Fn() -> F,
+    ) -> Result<Answer, RegistryError>
+    where
+        F: Future<Output = Result<Answer, RegistryError>>,
+    {
+        let mut delays = self.options.retry.delays();
+        let mut attempt = 1;
+        loop {
+            let (error, retry_after) = match send().await {
+                Ok(answer) if retry::is_retryable_status(answer.status()) => {
+                    let retry_after = retry::retry_after(answer.headers());
+                    (answer.into_error().await, retry_after)
+                }
+                Ok(answer) => return Ok(answer),
+                Err(error) => (error, None),
+            };
+            if !error.is_retryable() {
+                return Err(error);
+            }
+            let Some(delay) = delays.next(retry_after) else {
+                return Err(error);
+            };
+            attempt += 1;
+            operation.retrying(action, attempt, delay, error.to_string());
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    async fn execute(
+        &self,
+        registry: &str,
+        action: &str,
+        request: &Request<'_>,
+        authorization: Option<&HeaderValue>,
+        operation: &Operation,
+    ) -> Result<Answer, RegistryError> {
+        let mut builder = self
+            .client
+            .request(request.method.clone(), request.url.clone())
+            .headers(request.headers.clone());
+        if let Some(authorization) = authorization {
+            builder = builder.header(AUTHORIZATION, authorization.clone());
+        }
+        let stalled = |idle: Duration| RegistryError::Stalled {
+            registry: registry.to_owned(),
+            action: action.to_owned(),
+            idle,
+        };
+        let outcome = match &request.body {
+            Body::Empty => {
+                if request.method != Method::GET && request.method != Method::HEAD {
+                    builder = builder.header(CONTENT_LENGTH, 0);
+                }
+                let limit = self.options.idle_timeout;
+                tokio::time::timeout(limit, builder.send())
+                    .await
+                    .map_err(|_| stalled(limit))?
+            }
+            Body::Bytes(bytes) => {
+                let limit = self.options.answer_timeout;
+                let send = builder.body(bytes.clone()).send();
+                tokio::time::timeout(limit, send)
+                    .await
+                    .map_err(|_| stalled(limit))?
+            }
+            Body::Stream {
+                length,
+                meter,
+                make,
+            } => {
+                meter.restart(*length);
+                let send = builder.header(CONTENT_LENGTH, *length).body(make()).send();
+                let watch = meter.stalled(self.options.idle_timeout, self.options.answer_timeout);
+                tokio::select! {
+                    outcome = send => {
+                        // Our own side of the stream knows best what broke it.
+                        if let (Err(_), Some(error)) = (&outcome, meter.take_failure()) {
+                            return Err(error);
+                        }
+                        outcome
+                    }
+                    idle = watch => return Err(stalled(idle)),
+                }
+            }
+        };
+        match outcome {
+            Ok(response) => {
+                if let Some(limit) = RateLimit::from_headers(response.headers()) {
+                    operation.saw_rate_limit(limit);
+                }
+                Ok(Answer::new(
+                    response,
+                    registry,
+                    action,
+                    self.options.idle_timeout,
+                ))
+            }
+            Err(error) => Err(connection_error(registry, action, error)),
+        }
+    }
+}
+
+/// Follows redirects, but never from TLS to plain HTTP. The client takes our credentials off when
+/// the host changes.
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let downgrade = attempt.url().scheme() != "https"
+        && attempt
+            .previous()
+            .last()
+            .is_some_and(|url| url.scheme() == "https");
+    if downgrade {
+        attempt.error("redirected from HTTPS to plain HTTP")
+    } else if attempt.previous().len() > MAX_REDIRECTS {
+        attempt.error("too many redirects")
+    } else {
+        attempt.follow()
+    }
+}
+
+/// Sorts an error of the HTTP client; its address is dropped, since it may hold a signature.
+pub(crate) fn connection_error(
+    registry: &str,
+    action: &str,
+    error: reqwest::Error,
+) -> RegistryError {
+    let registry = registry.to_owned();
+    let certificate = is_certificate_error(&error);
+    let source: BoxError = Box::new(error.without_url());
+    if certificate {
+        RegistryError::Certificate { registry, source }
+    } else {
+        RegistryError::Connection {
+            registry,
+            action: action.to_owned(),
+            source,
+        }
+    }
+}
+
+fn is_certificate_error(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+            return true;
+        }
+        // An I/O error hides what it wraps from `source`.
+        let wrapped = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        next = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    false
+}
+
+fn is_connect_error(error: &BoxError) -> bool {
+    error
+        .downcast_ref::<reqwest::Error>()
+        .is_some_and(reqwest::Error::is_connect)
+}
+
+/// Whether a host (as it stands in an address) is this machine.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || bare
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(base: &str) -> Host {
+        Host {
+            name: "registry.example".to_owned(),
+            base: Url::parse(base).unwrap(),
+            authenticator: Authenticator::new("registry.example", base.starts_with("https"), None),
+        }
+    }
+
+    #[test]
+    fn locations_are_resolved_and_never_fall_back_from_tls() {
+        let tls = host("https://registry.example:8443/");
+        let request = tls.url("a/b/blobs/uploads/");
+        let resolve = |location: &str| tls.resolve(&request, location, "test").map(String::from);
+        assert_eq!(
+            resolve("/v2/a/b/blobs/uploads/1?_state=x").unwrap(),
+            "https://registry.example:8443/v2/a/b/blobs/uploads/1?_state=x"
+        );
+        assert_eq!(
+            resolve("1").unwrap(),
+            "https://registry.example:8443/v2/a/b/blobs/uploads/1"
+        );
+        assert_eq!(
+            resolve("http://registry.example/v2/x").unwrap(),
+            "https://registry.example:8443/v2/x"
+        );
+        assert_eq!(
+            resolve("https://store.example/x").unwrap(),
+            "https://store.example/x"
+        );
+        assert!(resolve("http://store.example/x").is_err());
+        assert!(resolve("ftp://registry.example/x").is_err());
+        assert!(!tls.owns(&Url::parse("https://store.example/x").unwrap()));
+        assert!(!tls.owns(&Url::parse("https://registry.example/x").unwrap()));
+        assert!(tls.owns(&request));
+    }
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        for host in [
+            "localhost",
+            "LOCALHOST",
+            "127.0.0.1",
+            "127.9.9.9",
+            "[::1]",
+            "::1",
+        ] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "localhost.example",
+            "128.0.0.1",
+            "0.0.0.0",
+            "[::2]",
+            "example",
+            "",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn wrong_options_are_named() {
+        let error = Transport::new(RegistryOptions::default().with_ca_pem("not pem")).unwrap_err();
+        assert!(
+            error.to_string().contains("certificate authority"),
+            "{error}"
+        );
+        let error = Transport::new(RegistryOptions::default().with_proxy("::")).unwrap_err();
+        assert!(error.to_string().contains("proxy"), "{error}");
+    }
+}

@@ -1,0 +1,281 @@
+//! Who we are: against real registries that ask.
+
+use pipeline_core::Secret;
+use pipeline_docker::oci::OciLayout;
+use pipeline_docker::registry::{
+    BlobOutcome, Credentials, DockerConfig, PullOptions, PushOptions, Registry, RegistryErrorKind,
+    StaticCredentials,
+};
+
+use crate::fixture::{client, image, options, password, reference};
+use crate::proxy::{Fault, Proxy};
+use crate::server::{Server, Setup};
+use crate::token_service::{IDENTITY, PASSWORD, TokenService, USER};
+
+#[tokio::test]
+#[ignore = "needs docker-registry and htpasswd"]
+async fn passwords_of_any_shape_are_taken_from_dockers_configuration() {
+    // Its base64 holds `+` and `/`.
+    let secret = "p:a>>>?~ss\u{fb}";
+    let account = Some(("user".to_owned(), secret.to_owned()));
+    let server = Server::start_with(&Setup {
+        password: account,
+        ..Setup::default()
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let (layout, pushed) = image(folder.path(), &[("base", 1_000)]);
+    let target = reference(format!("{}/app:1", server.address));
+
+    let error = client()
+        .push(&layout, &target, &PushOptions::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), RegistryErrorKind::Unauthorized);
+    assert!(error.to_string().contains("docker login"), "{error}");
+    assert!(client().login(&server.address).await.is_err());
+
+    let wrong = options().with_credentials(password(&server.address, "user", "wrong-password"));
+    let error = Registry::new(wrong)
+        .unwrap()
+        .login(&server.address)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), RegistryErrorKind::Unauthorized);
+    let text = format!("{error} {error:?}");
+    assert!(
+        text.contains("\"user\"") && !text.contains("wrong-password"),
+        "{text}"
+    );
+
+    let auth = {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(format!("user:{secret}"))
+    };
+    assert!(auth.contains('+') || auth.contains('/'), "{auth}");
+    let json = format!(
+        r#"{{"auths": {{"{}": {{"auth": "{auth}"}}}}}}"#,
+        server.address
+    );
+    std::fs::write(server.folder().join("config.json"), json).unwrap();
+    let config = DockerConfig::load(server.folder().join("config.json")).unwrap();
+    let registry = Registry::new(options().with_credentials(config)).unwrap();
+    assert!(registry.login(&server.address).await.unwrap().authenticated);
+    let report = registry
+        .push(&layout, &target, &PushOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(report.digest, pushed.digest);
+    assert!(!format!("{registry:?}").contains(secret));
+}
+
+#[tokio::test]
+#[ignore = "needs docker-registry and openssl"]
+async fn a_private_authority_is_trusted_only_when_named() {
+    let server = Server::start_with(&Setup {
+        tls: true,
+        ..Setup::default()
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let (layout, pushed) = image(folder.path(), &[("base", 1_000)]);
+    for host in [
+        server.address.clone(),
+        server.address.replace("127.0.0.1", "localhost"),
+    ] {
+        let target = reference(format!("{host}/app:1"));
+        let error = client()
+            .push(&layout, &target, &PushOptions::default())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), RegistryErrorKind::Certificate, "{error:?}");
+        assert!(!error.is_retryable());
+
+        let registry = Registry::new(options().with_ca_pem(server.authority())).unwrap();
+        let report = registry
+            .push(&layout, &target, &PushOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(report.digest, pushed.digest);
+    }
+}
+
+struct Guarded {
+    service: TokenService,
+    server: Server,
+}
+
+impl Guarded {
+    async fn start() -> Self {
+        let service = TokenService::start().await;
+        let token = Some((service.realm.clone(), service.folder.path().to_owned()));
+        let server = Server::start_with(&Setup {
+            token,
+            ..Setup::default()
+        });
+        Self { service, server }
+    }
+
+    fn with_password(&self, registry: &str) -> Registry {
+        Registry::new(options().with_credentials(password(registry, USER, PASSWORD))).unwrap()
+    }
+
+    fn log(&self) -> Vec<String> {
+        std::mem::take(&mut self.service.behaviour.lock().unwrap().log)
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs docker-registry and openssl"]
+async fn tokens_are_fetched_once_and_mounts_may_read_the_source() {
+    let guarded = Guarded::start().await;
+    let address = &guarded.server.address;
+    let folder = tempfile::tempdir().unwrap();
+    let (layout, pushed) = image(folder.path(), &[("base", 10_000), ("application", 1_000)]);
+    let registry = guarded.with_password(address);
+    assert!(registry.login(address).await.unwrap().authenticated);
+    guarded.log();
+    let first = reference(format!("{address}/team/base:1"));
+    registry
+        .push(&layout, &first, &PushOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(guarded.log(), ["GET repository:team/base:pull,push"]);
+
+    let second = reference(format!("{address}/team/app:1"));
+    let options = PushOptions::default().with_mount_from("team/base");
+    let report = registry.push(&layout, &second, &options).await.unwrap();
+    let mounted = BlobOutcome::Mounted {
+        from: "team/base".to_owned(),
+    };
+    assert!(
+        report.blobs.iter().all(|blob| blob.outcome == mounted),
+        "{report:?}"
+    );
+    assert_eq!(
+        (report.bytes_sent, report.digest),
+        (pushed.size, pushed.digest)
+    );
+    assert_eq!(
+        guarded.log(),
+        [
+            "GET repository:team/app:pull,push",
+            "GET repository:team/app:pull,push repository:team/base:pull"
+        ]
+    );
+
+    // A source that may not be read is no reason to fail.
+    guarded
+        .service
+        .behaviour
+        .lock()
+        .unwrap()
+        .forbidden
+        .push("team/base".to_owned());
+    let third = reference(format!("{address}/team/third:1"));
+    let fresh = guarded.with_password(address);
+    let report = fresh.push(&layout, &third, &options).await.unwrap();
+    assert!(
+        report
+            .blobs
+            .iter()
+            .all(|blob| blob.outcome == BlobOutcome::Uploaded),
+        "{report:?}"
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs docker-registry and openssl"]
+async fn identity_tokens_are_exchanged_and_a_busy_token_service_is_asked_again() {
+    let guarded = Guarded::start().await;
+    let address = &guarded.server.address;
+    let folder = tempfile::tempdir().unwrap();
+    let (layout, _) = image(folder.path(), &[("base", 10_000)]);
+    let json = format!(r#"{{"auths": {{"{address}": {{"identitytoken": "{IDENTITY}"}}}}}}"#);
+    let config = DockerConfig::parse("test", &json).unwrap();
+    let registry = Registry::new(options().with_credentials(config)).unwrap();
+    guarded.service.behaviour.lock().unwrap().unavailable = 2;
+    let target = reference(format!("{address}/team/app:1"));
+    let report = registry
+        .push(&layout, &target, &PushOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(report.retries, 2);
+    assert_eq!(guarded.log(), ["POST repository:team/app:pull,push"; 3]);
+
+    let bad = Credentials::identity_token(Secret::new("stale-identity"));
+    let bad = options().with_credentials(StaticCredentials::new(address, bad));
+    let error = Registry::new(bad)
+        .unwrap()
+        .push(&layout, &target, &PushOptions::default())
+        .await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), RegistryErrorKind::Unauthorized);
+    assert!(
+        error.to_string().contains("incorrect username or password"),
+        "{error}"
+    );
+    assert!(!format!("{error:?}").contains("stale-identity"));
+}
+
+#[tokio::test]
+#[ignore = "needs docker-registry and openssl"]
+async fn a_token_that_ends_in_the_middle_of_a_push_is_renewed() {
+    let guarded = Guarded::start().await;
+    let proxy = Proxy::start(&guarded.server.address).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (layout, pushed) = image(folder.path(), &[("base", 400_000)]);
+    let options = options()
+        .with_credentials(password(&proxy.address, USER, PASSWORD))
+        .with_single_request_limit(100_000)
+        .with_chunk_size(100_000);
+    let registry = Registry::new(options).unwrap();
+    let challenge = format!(
+        "Bearer realm=\"{}\",service=\"test-registry\",scope=\"repository:app:pull,push\",error=\"invalid_token\"",
+        guarded.service.realm
+    );
+    let headers = vec![("www-authenticate".to_owned(), challenge)];
+    proxy.fault(
+        "PATCH",
+        "_state",
+        1,
+        Fault::Answer(401, headers, String::new()),
+    );
+    let target = reference(format!("{}/app:1", proxy.address));
+    let report = registry
+        .push(&layout, &target, &PushOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(report.digest, pushed.digest);
+    assert_eq!(proxy.unmet(), 0);
+    assert_eq!(guarded.log(), ["GET repository:app:pull,push"; 2]);
+}
+
+#[tokio::test]
+#[ignore = "needs docker-registry and openssl"]
+async fn public_images_are_pulled_without_credentials() {
+    let guarded = Guarded::start().await;
+    let address = &guarded.server.address;
+    let folder = tempfile::tempdir().unwrap();
+    let (layout, pushed) = image(&folder.path().join("out"), &[("base", 1_000)]);
+    let owner = guarded.with_password(address);
+    for name in ["public/app", "private/app"] {
+        let target = reference(format!("{address}/{name}:1"));
+        owner
+            .push(&layout, &target, &PushOptions::default())
+            .await
+            .unwrap();
+    }
+    let back = OciLayout::create(folder.path().join("in")).unwrap();
+    let public = reference(format!("{address}/public/app:1"));
+    let report = client()
+        .pull(&public, &back, &PullOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(report.manifest.digest, pushed.digest);
+    let private = reference(format!("{address}/private/app:1"));
+    let error = client()
+        .pull(&private, &back, &PullOptions::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), RegistryErrorKind::Unauthorized);
+    assert!(error.to_string().contains("docker login"), "{error}");
+}

@@ -55,6 +55,32 @@ pub struct Commit {
     pub tag: Option<String>,
 }
 
+impl Commit {
+    /// A commit that is known already, on no branch.
+    #[must_use]
+    pub fn new(revision: impl Into<String>) -> Self {
+        Self {
+            revision: revision.into(),
+            branch: None,
+            tag: None,
+        }
+    }
+
+    /// Says which branch it was found at.
+    #[must_use]
+    pub fn with_branch(mut self, branch: Option<String>) -> Self {
+        self.branch = branch;
+        self
+    }
+
+    /// Says which tag it was found at.
+    #[must_use]
+    pub fn with_tag(mut self, tag: Option<String>) -> Self {
+        self.tag = tag;
+        self
+    }
+}
+
 /// Why the source cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -61,6 +61,17 @@ pub enum JunitError {
     },
 }
 
+impl FailedTest {
+    /// A test that did not pass, for readers of other reports.
+    #[must_use]
+    pub fn new(name: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            message: message.into(),
+        }
+    }
+}
+
 impl TestTotals {
     /// Reads one file.
     ///

@@ -335,6 +335,12 @@ impl CommandOutcome {
         String::from_utf8_lossy(&self.stdout.bytes).into_owned()
     }
 
+    /// The last lines of both streams, redacted.
+    #[must_use]
+    pub fn tail(&self) -> &[String] {
+        &self.report.tail
+    }
+
     /// Anything but exit code 0 is a failure.
     ///
     /// # Errors

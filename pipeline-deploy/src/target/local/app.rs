@@ -12,7 +12,7 @@ use crate::health::{HealthCheck, HealthWindow, HttpCheck};
 /// How to prepare and run an application, whatever the release.
 ///
 /// `{port}`, `{release_dir}` and `{shared_dir}` are replaced in the arguments of commands
-/// (`{port}` only in the serve command's).
+/// (`{port}` only in the serve command's), the latter two in the values of variables as well.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct LocalApp {

@@ -174,6 +174,9 @@ impl LocalTarget {
         ]);
         env.extend(self.app.exposed_env());
         env.extend(command.env.clone());
+        for value in env.values_mut() {
+            *value = fill(value);
+        }
         let program = fill(&command.program);
         let program = if program.contains('/') && !program.starts_with('/') {
             place.join(program).to_string_lossy().into_owned()

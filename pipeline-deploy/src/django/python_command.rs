@@ -1,7 +1,10 @@
 //! A command for the project's own Python.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+
+use pipeline_core::CommandSpec;
 
 /// Arguments for a Python interpreter, with the folder and the variables they need.
 ///
@@ -45,6 +48,18 @@ impl PythonCommand {
         &self.dir
     }
 
+    /// The command for an executor: this interpreter, with the project in `project`, both as
+    /// paths that hold where the command runs (the project relative to the job folder).
+    #[must_use]
+    pub fn spec(&self, python: impl Into<OsString>, project: &Path) -> CommandSpec {
+        let spec = CommandSpec::new(python)
+            .args(&self.args)
+            .cwd(project.join(&self.dir));
+        self.env
+            .iter()
+            .fold(spec, |spec, (name, value)| spec.env(name, value))
+    }
+
     /// Variables to set on top of the caller's.
     #[must_use]
     pub fn envs(&self) -> &[(String, String)] {
@@ -83,6 +98,15 @@ impl fmt::Display for Quoted<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn becomes_a_command_for_an_executor() {
+        let command = PythonCommand::new("src".as_ref(), ["manage.py", "migrate"]).env("A", "b");
+        let spec = command.spec("/venv/bin/python", "checkout".as_ref());
+        assert_eq!(spec.display_line(), "/venv/bin/python manage.py migrate");
+        assert_eq!(spec.cwd, Path::new("checkout/src"));
+        assert_eq!(spec.env["A"].expose(), "b");
+    }
 
     #[test]
     fn displays_as_a_shell_line() {

@@ -170,6 +170,19 @@ impl SiteSettings {
         })
     }
 
+    /// Why a request was answered with 400, when it is because of its host name.
+    ///
+    /// With `DEBUG` off Django says nothing: neither in the answer nor, by default, in the log.
+    #[must_use]
+    pub fn explain_bad_request(&self, status: u16, host: &str) -> Option<String> {
+        (status == 400 && !self.accepts_host(host)).then(|| {
+            format!(
+                "DisallowedHost: the site does not answer to {host:?}; ALLOWED_HOSTS is [{}]",
+                self.allowed_hosts.join(", ")
+            )
+        })
+    }
+
     /// A host name for the `Host` header of a health check: the first of `wanted` that the site
     /// accepts, else the first exact name it lists. Nothing when it accepts no host at all.
     #[must_use]
@@ -274,6 +287,13 @@ mod tests {
         assert!(answer(&json!({"allowed_hosts": ["*"]})).accepts_host("any"));
         let debug = answer(&json!({"debug": true}));
         assert!(debug.accepts_host("localhost") && !debug.accepts_host("shop.example"));
+        assert_eq!(
+            site.explain_bad_request(400, "127.0.0.1").unwrap(),
+            "DisallowedHost: the site does not answer to \"127.0.0.1\"; \
+             ALLOWED_HOSTS is [Shop.example, .shop.test]"
+        );
+        assert_eq!(site.explain_bad_request(400, "shop.test"), None);
+        assert_eq!(site.explain_bad_request(500, "127.0.0.1"), None);
         let none = answer(&json!({}));
         assert!(!none.accepts_host("localhost"));
         assert_eq!(none.host_for_health_check(&["127.0.0.1"]), None);

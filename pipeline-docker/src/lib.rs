@@ -1,6 +1,7 @@
 //! Container images with or without an engine.
 
 pub mod builder;
+pub mod debian;
 pub mod ignore;
 pub mod oci;
 mod reference;

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod daemonless;
+mod debian;
 mod support;
 
 /// A file that nobody declares would never run.

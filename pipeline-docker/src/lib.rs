@@ -1,4 +1,5 @@
-//! Container images with or without an engine.
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod builder;
 pub mod debian;

@@ -3,7 +3,9 @@
 
 mod daemonless;
 mod debian;
+mod engine;
 mod support;
+mod tools;
 
 /// A file that nobody declares would never run.
 #[test]

@@ -1,7 +1,9 @@
 //! Integration tests; one module per topic.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic, too")]
+#![expect(clippy::print_stdout, reason = "the load tests show what they counted")]
 
+mod gunicorn;
 mod local_deploy;
 mod local_faults;
 mod seams;

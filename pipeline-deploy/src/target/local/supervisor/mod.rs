@@ -5,6 +5,7 @@ mod connection;
 mod orphans;
 mod process;
 mod proxy;
+mod requests;
 mod role;
 
 pub use role::{SupervisorEnd, SupervisorError, supervise};

@@ -1,12 +1,17 @@
+use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt, copy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::requests::RequestWatch;
 
 /// How many connections are relayed at once; more wait in the system's queue.
 const CONNECTIONS: usize = 4096;
@@ -35,6 +40,8 @@ pub(super) enum Route {
 #[derive(Debug)]
 pub(super) struct Backend {
     port: u16,
+    /// It gets no new connections and should lose those it has.
+    leaving: AtomicBool,
     open: watch::Sender<usize>,
 }
 
@@ -42,6 +49,7 @@ impl Backend {
     pub(super) fn new(port: u16) -> Arc<Self> {
         Arc::new(Self {
             port,
+            leaving: AtomicBool::new(false),
             open: watch::Sender::new(0),
         })
     }
@@ -83,8 +91,18 @@ impl Proxy {
 
     /// Sends all connections from now on to `route`; when it returns, no more connection is
     /// counted for another backend than those that are counted already.
+    ///
+    /// Connections of the former backend are asked to end with their next request.
     pub(super) fn route(&self, route: Route) {
-        self.route.send_replace(route);
+        if let Route::To(backend) = &route {
+            backend.leaving.store(false, Ordering::Release);
+        }
+        let next = route.clone();
+        if let Route::To(former) = self.route.send_replace(route)
+            && !matches!(&next, Route::To(next) if Arc::ptr_eq(next, &former))
+        {
+            former.leaving.store(true, Ordering::Release);
+        }
     }
 
     /// Frees the address.
@@ -111,8 +129,8 @@ async fn accept(listener: TcpListener, route: watch::Receiver<Route>) {
                 let route = route.clone();
                 tokio::spawn(async move {
                     let _place = place;
-                    if let Some((backend, _entered)) = connect(route).await {
-                        relay(client, backend).await;
+                    if let Some((stream, entered)) = connect(route).await {
+                        relay(client, stream, &entered.0).await;
                     }
                 });
             }
@@ -147,12 +165,12 @@ async fn connect(mut route: watch::Receiver<Route>) -> Option<(TcpStream, Entere
 }
 
 /// Copies both ways until both are done.
-async fn relay(mut client: TcpStream, mut backend: TcpStream) {
-    let _ = (client.set_nodelay(true), backend.set_nodelay(true));
-    let (mut from_client, mut to_client) = client.split();
-    let (mut from_backend, mut to_backend) = backend.split();
+async fn relay(mut client: TcpStream, mut stream: TcpStream, backend: &Backend) {
+    let _ = (client.set_nodelay(true), stream.set_nodelay(true));
+    let (from_client, mut to_client) = client.split();
+    let (mut from_backend, mut to_backend) = stream.split();
     let up = async {
-        let _ = copy(&mut from_client, &mut to_backend).await;
+        let _ = copy_requests(from_client, &mut to_backend, backend).await;
         let _ = to_backend.shutdown().await;
     };
     let down = async {
@@ -170,10 +188,29 @@ async fn relay(mut client: TcpStream, mut backend: TcpStream) {
     }
 }
 
+async fn copy_requests(
+    mut from: ReadHalf<'_>,
+    to: &mut WriteHalf<'_>,
+    backend: &Backend,
+) -> io::Result<()> {
+    let mut watch = RequestWatch::default();
+    let mut bytes = vec![0; 8 * 1024];
+    let mut out = Vec::new();
+    loop {
+        let count = from.read(&mut bytes).await?;
+        out.clear();
+        if count == 0 {
+            watch.finish(&mut out);
+            return to.write_all(&out).await;
+        }
+        let leaving = backend.leaving.load(Ordering::Acquire);
+        watch.pass(&bytes[..count], leaving, &mut out);
+        to.write_all(&out).await?;
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
-
     use super::*;
 
     /// Answers every connection with its name after it has read one byte.

@@ -8,8 +8,11 @@
 
 #[path = "../layouts/mod.rs"]
 mod layouts;
+#[path = "../load/mod.rs"]
+mod load;
 
 mod django_projects;
+mod load_client;
 
 /// A file that no `mod` line names is never compiled, and its tests never run.
 #[test]

@@ -3,6 +3,7 @@
 pub mod django;
 pub mod health;
 pub mod release;
+pub mod step;
 pub mod target;
 
 #[cfg(unix)]

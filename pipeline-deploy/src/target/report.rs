@@ -6,7 +6,7 @@ use crate::health::Health;
 use crate::release::{Deployment, ReleaseId};
 
 /// How a deploy ended. `Display` prints it for people.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum DeployReport {

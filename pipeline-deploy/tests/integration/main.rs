@@ -8,6 +8,7 @@ mod local_deploy;
 mod local_faults;
 mod seams;
 mod site;
+mod step;
 
 /// A file here that no `mod` line names would never run.
 #[test]

@@ -1,0 +1,6 @@
+//! Deploying as a step of a pipeline.
+
+mod deploy;
+mod narrate;
+
+pub use deploy::{Deploy, deploy};

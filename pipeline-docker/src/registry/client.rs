@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde::Deserialize;
 
 use super::error::RegistryError;
 use super::options::RegistryOptions;
-use super::progress::Operation;
-use super::push::ExistingTag;
+use super::progress::{BlobOutcome, Operation, TransferObserver};
+use super::push::{ExistingTag, unique_blobs};
 use super::rate_limit::RateLimit;
+use super::report::{BlobReport, PushReport, Totals};
 use super::repository::{Access, Repository};
 use super::scope::Scopes;
 use super::transport::{Call, Request, Transport};
@@ -29,6 +31,7 @@ const MAX_PAGES: usize = 10_000;
 #[derive(Clone, Debug)]
 pub struct Registry {
     transport: Arc<Transport>,
+    observer: Option<Arc<dyn TransferObserver>>,
 }
 
 /// What a registry says about our credentials.
@@ -60,8 +63,11 @@ impl Registry {
     ///
     /// [`RegistryError::Configuration`] if an authority or the proxy's address is not valid.
     pub fn new(options: RegistryOptions) -> Result<Self, RegistryError> {
+        let observer = options.observer.clone();
+        let transport = Arc::new(Transport::new(options)?);
         Ok(Self {
-            transport: Arc::new(Transport::new(options)?),
+            transport,
+            observer,
         })
     }
 
@@ -69,6 +75,20 @@ impl Registry {
     #[must_use]
     pub fn options(&self) -> &RegistryOptions {
         self.transport.options()
+    }
+
+    /// The same client, connections and tokens included, whose operations tell another observer.
+    #[must_use]
+    pub fn observed_by(&self, observer: Arc<dyn TransferObserver>) -> Self {
+        Self {
+            transport: Arc::clone(&self.transport),
+            observer: Some(observer),
+        }
+    }
+
+    /// The counters of a new operation.
+    pub(crate) fn operation(&self) -> Arc<Operation> {
+        Operation::new(self.observer.clone())
     }
 
     pub(crate) fn transport(&self) -> &Arc<Transport> {
@@ -82,7 +102,7 @@ impl Registry {
     /// [`RegistryError::Unauthorized`] if it does not accept them or wants some and there are
     /// none.
     pub async fn login(&self, registry: &str) -> Result<Login, RegistryError> {
-        let operation = Operation::new(self.options().observer.clone());
+        let operation = self.operation();
         let host = self.transport.host(registry, &operation).await?;
         let scopes = Scopes::default();
         let call = Call {
@@ -116,7 +136,7 @@ impl Registry {
         &self,
         reference: &ImageReference,
     ) -> Result<Option<ResolvedImage>, RegistryError> {
-        let operation = Operation::new(self.options().observer.clone());
+        let operation = self.operation();
         let reference = reference.or_latest();
         let repository = self.open(&reference, Access::Pull, &operation).await?;
         let selector = selector(&reference)?;
@@ -137,7 +157,7 @@ impl Registry {
         &self,
         reference: &ImageReference,
     ) -> Result<(Descriptor, Vec<u8>), RegistryError> {
-        let operation = Operation::new(self.options().observer.clone());
+        let operation = self.operation();
         let reference = reference.or_latest();
         let repository = self.open(&reference, Access::Pull, &operation).await?;
         let found = repository
@@ -160,15 +180,25 @@ impl Registry {
         tag: &str,
         existing: ExistingTag,
     ) -> Result<Digest, RegistryError> {
-        let operation = Operation::new(self.options().observer.clone());
+        Ok(self.tag_report(reference, tag, existing).await?.digest)
+    }
+
+    pub(crate) async fn tag_report(
+        &self,
+        reference: &ImageReference,
+        tag: &str,
+        existing: ExistingTag,
+    ) -> Result<PushReport, RegistryError> {
+        let started = Instant::now();
+        let operation = self.operation();
         let target = reference.with_tag(tag)?;
         let repository = self.open(reference, Access::Push, &operation).await?;
         let image = repository
             .get_manifest(&selector(reference)?, reference.digest())
             .await?;
         let digest = image.descriptor.digest.clone();
-        match repository.head_manifest(tag).await? {
-            Some(there) if there == digest => return Ok(digest),
+        let unchanged = match repository.head_manifest(tag).await? {
+            Some(there) if there == digest => true,
             Some(there) if existing == ExistingTag::Refuse => {
                 return Err(RegistryError::TagExists {
                     reference: Box::new(target),
@@ -176,12 +206,28 @@ impl Registry {
                     wanted: digest,
                 });
             }
-            _ => {}
+            _ => false,
+        };
+        if !unchanged {
+            repository
+                .put_manifest(tag, &image.descriptor, &image.bytes)
+                .await?;
         }
-        repository
-            .put_manifest(tag, &image.descriptor, &image.bytes)
-            .await?;
-        Ok(digest)
+        let blobs: Vec<BlobReport> = unique_blobs(&[image])
+            .iter()
+            .map(|blob| BlobReport::new(blob, BlobOutcome::Existed, 0, Duration::ZERO))
+            .collect();
+        let totals = Totals::of(&operation);
+        Ok(PushReport {
+            reference: target.with_digest(digest.clone()),
+            digest,
+            size: blobs.iter().map(|blob| blob.size).sum(),
+            unchanged,
+            blobs,
+            bytes_sent: totals.sent,
+            retries: totals.retries,
+            duration: started.elapsed(),
+        })
     }
 
     /// All tags of the repository, in the registry's order. Tag and digest of `repository` do not
@@ -195,7 +241,7 @@ impl Registry {
         struct Page {
             tags: Option<Vec<String>>,
         }
-        let operation = Operation::new(self.options().observer.clone());
+        let operation = self.operation();
         let repository = self.open(repository, Access::Pull, &operation).await?;
         let action = format!("list the tags of {}", repository.name);
         let mut tags = Vec::new();
@@ -234,7 +280,7 @@ impl Registry {
     /// what they answered. Then resolve the tag and delete the digest, if losing its other tags
     /// is meant.
     pub async fn delete(&self, reference: &ImageReference) -> Result<bool, RegistryError> {
-        let operation = Operation::new(self.options().observer.clone());
+        let operation = self.operation();
         let repository = self.open(reference, Access::Delete, &operation).await?;
         let selector = selector(reference)?;
         let action = format!("delete {}:{selector}", repository.name);
@@ -263,7 +309,7 @@ impl Registry {
         reference: &ImageReference,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>, RegistryError> {
-        let operation = Operation::new(self.options().observer.clone());
+        let operation = self.operation();
         let reference = reference.or_latest();
         let repository = self.open(&reference, Access::Pull, &operation).await?;
         let digest = match reference.digest() {

@@ -3,7 +3,6 @@
 use super::client::Registry;
 use super::error::RegistryError;
 use super::origin::RemoteOrigin;
-use super::progress::Operation;
 use super::pull::{PlatformChoice, resolve};
 use super::push::{ExistingTag, publish};
 use super::report::PushReport;
@@ -64,7 +63,7 @@ impl Registry {
         to: &ImageReference,
         options: &CopyOptions,
     ) -> Result<PushReport, RegistryError> {
-        let operation = Operation::new(self.options().observer.clone());
+        let operation = self.operation();
         let from = from.or_latest();
         let to = match (to.tag(), to.digest(), from.tag()) {
             (None, None, Some(tag)) => to.with_tag(tag)?,

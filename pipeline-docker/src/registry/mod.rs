@@ -42,6 +42,9 @@ mod report;
 mod repository;
 mod retry;
 mod scope;
+mod step_log;
+mod steps;
+mod tag_policy;
 mod transport;
 mod upload;
 
@@ -60,3 +63,7 @@ pub use push::{ExistingTag, PushOptions};
 pub use rate_limit::RateLimit;
 pub use report::{BlobReport, PullReport, PushReport};
 pub use retry::RetryPolicy;
+pub use steps::{
+    CopyImage, ImageInput, PullImage, PulledImage, PushImage, PushedImage, RemoteImage, TagImage,
+};
+pub use tag_policy::{TagError, TagPolicy, TagScheme, TagSet, TagTemplate};

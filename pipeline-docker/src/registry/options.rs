@@ -46,7 +46,8 @@ pub struct RegistryOptions {
     /// Time for an answer once everything is sent; a registry that stores large blobs elsewhere
     /// may be slow with it. Default 300 s.
     pub answer_timeout: Duration,
-    /// Hears events of all operations. Default none.
+    /// Hears events of all operations, unless [`Registry::observed_by`](super::Registry::observed_by)
+    /// names another. Default none.
     pub observer: Option<Arc<dyn TransferObserver>>,
 }
 

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::client::Registry;
 use super::error::RegistryError;
 use super::origin::{RemoteOrigin, blocking, layout_error};
-use super::progress::{BlobOutcome, Operation, TransferEvent};
+use super::progress::{BlobOutcome, TransferEvent};
 use super::push::{collect, foreign, is_foreign, manifests, unique_blobs};
 use super::report::{BlobReport, PullReport, Totals};
 use super::repository::{Access, FetchedManifest, Repository};
@@ -88,7 +88,7 @@ impl Registry {
         options: &PullOptions,
     ) -> Result<PullReport, RegistryError> {
         let started = Instant::now();
-        let operation = Operation::new(self.options().observer.clone());
+        let operation = self.operation();
         let reference = reference.or_latest();
         let source =
             Repository::open(self.transport(), &reference, Access::Pull, &operation).await?;

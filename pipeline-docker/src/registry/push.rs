@@ -89,7 +89,7 @@ impl Registry {
         reference: &ImageReference,
         options: &PushOptions,
     ) -> Result<PushReport, RegistryError> {
-        let operation = Operation::new(self.options().observer.clone());
+        let operation = self.operation();
         let name = options.image.clone();
         let root = blocking(layout, move |layout| layout.resolve(name.as_deref())).await?;
         let origin = LayoutOrigin(layout.clone());

@@ -13,6 +13,7 @@ mod fixture;
 mod helper;
 mod proxy;
 mod server;
+mod steps;
 mod token_service;
 mod transfer;
 mod wire;

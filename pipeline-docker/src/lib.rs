@@ -8,8 +8,11 @@ pub mod oci;
 mod reference;
 #[cfg(feature = "registry")]
 pub mod registry;
+pub mod steps;
+mod tag;
 mod tar_stream;
 #[cfg(feature = "registry")]
 mod tls;
 
 pub use reference::{ImageReference, ReferenceError};
+pub use tag::{TagError, TagScheme};

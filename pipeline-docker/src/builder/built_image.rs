@@ -29,7 +29,16 @@ impl BuiltImage {
         &self.manifest.digest
     }
 
-    /// Bytes that a registry stores for it: layers and configuration documents.
+    /// Its tag, where it lies in a layout and has one. For people: a tag may move, the digest not.
+    #[must_use]
+    pub fn tag(&self) -> Option<&str> {
+        match &self.location {
+            ImageLocation::Layout { tag, .. } => tag.as_deref(),
+            ImageLocation::Engine { tags } => tags.first().map(String::as_str),
+        }
+    }
+
+    /// Bytes of all layers, as compressed.
     #[must_use]
     pub fn layers_size(&self) -> u64 {
         self.layers.iter().map(|layer| layer.size).sum()

@@ -1,7 +1,7 @@
 //! What to build: [`BuildRequest`] and its parts.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -183,6 +183,19 @@ impl ImageSpec {
         self.platform = platform;
         self
     }
+
+    /// Takes relative sources and a relative base to be below `folder`.
+    #[must_use]
+    pub fn with_sources_below(mut self, folder: &Path) -> Self {
+        for copy in self.layers.iter_mut().flat_map(|layer| &mut layer.copies) {
+            copy.source = folder.join(&copy.source);
+        }
+        match &mut self.base {
+            BaseImage::Scratch => {}
+            BaseImage::Rootfs(path) | BaseImage::Layout { path, .. } => *path = folder.join(&path),
+        }
+        self
+    }
 }
 
 /// What lies at the bottom of an image.
@@ -207,7 +220,7 @@ impl BaseImage {
     /// What `path` turns out to be: an OCI layout when it holds a file `oci-layout`, with the tag
     /// or digest behind it if `folder:tag` was given, else a root file system.
     #[must_use]
-    pub fn from_path(path: &std::path::Path) -> Self {
+    pub fn from_path(path: &Path) -> Self {
         if path.join("oci-layout").is_file() {
             return Self::Layout {
                 path: path.to_owned(),

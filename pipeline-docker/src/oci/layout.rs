@@ -471,7 +471,13 @@ impl OciLayout {
                         .get(REF_NAME)
                         .is_some_and(|name| name == tag)
                 };
-                match index.manifests.iter().position(same) {
+                // A tag is news about an image that had no name so far.
+                let unnamed = |old: &Descriptor| {
+                    old.digest == entry.digest && !old.annotations.contains_key(REF_NAME)
+                };
+                let entries = &index.manifests;
+                let place = entries.iter().position(same);
+                match place.or_else(|| entries.iter().position(unnamed)) {
                     Some(place) => index.manifests[place] = entry,
                     None => index.manifests.push(entry),
                 }

@@ -4,6 +4,7 @@
 mod daemonless;
 mod debian;
 mod engine;
+mod steps;
 mod support;
 mod tools;
 

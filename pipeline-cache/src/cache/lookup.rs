@@ -1,0 +1,73 @@
+use super::{Cache, CacheError};
+use crate::key::CacheKey;
+use crate::store::EntryMetadata;
+
+/// Which entry a key finds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MatchPolicy {
+    /// The entry of exactly this key; else the newest whose key starts with it.
+    #[default]
+    ExactThenNewestPrefix,
+    /// The newest entry whose key starts with it, even when an older one has exactly this key:
+    /// what `CircleCI` does.
+    NewestPrefix,
+}
+
+/// An entry that a key found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Match {
+    /// The key asked for.
+    pub candidate: CacheKey,
+    /// The entry found.
+    pub entry: EntryMetadata,
+}
+
+impl Match {
+    /// Whether the entry has exactly the key asked for.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        self.candidate == self.entry.key
+    }
+}
+
+impl Cache {
+    /// Finds what a restore would take, without fetching it: keys in order, the first one with a
+    /// match wins.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn lookup(
+        &self,
+        keys: &[CacheKey],
+        policy: MatchPolicy,
+    ) -> Result<Option<Match>, CacheError> {
+        for key in keys {
+            if let Some(entry) = self.matches(key, policy).await?.into_iter().next() {
+                return Ok(Some(Match {
+                    candidate: key.clone(),
+                    entry,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All matches of one key, best first.
+    pub(super) async fn matches(
+        &self,
+        key: &CacheKey,
+        policy: MatchPolicy,
+    ) -> Result<Vec<EntryMetadata>, CacheError> {
+        let mut found = self.store.list(key.as_str()).await?;
+        found.sort_by(|a, b| {
+            let exact = |entry: &EntryMetadata| {
+                policy == MatchPolicy::ExactThenNewestPrefix && entry.key == *key
+            };
+            // Newest first; between equal times the greater key, so that the answer is one.
+            (exact(b), b.created, &b.key).cmp(&(exact(a), a.created, &a.key))
+        });
+        Ok(found)
+    }
+}

@@ -2,6 +2,11 @@
 //!
 //! Exit codes: 0 done, already present or restored; 3 no cache found; 1 error, one line on stderr.
 
+#![expect(
+    clippy::print_stderr,
+    reason = "a program says what went wrong on standard error"
+)]
+
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -422,7 +427,13 @@ async fn verify(store: &FilesystemStore, key: Option<&CacheKey>) -> Outcome {
         return Err(text.into());
     }
     match key {
-        Some(key) if store.list(key.as_str()).await?.iter().all(|e| e.key != *key) => {
+        Some(key)
+            if store
+                .list(key.as_str())
+                .await?
+                .iter()
+                .all(|e| e.key != *key) =>
+        {
             not_found(key)
         }
         _ => say("verified, no damage found"),
@@ -546,4 +557,3 @@ fn chain(error: &dyn Error) -> String {
     }
     text
 }
-

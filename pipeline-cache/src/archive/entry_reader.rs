@@ -76,6 +76,7 @@ impl<'a, R: BufRead> EntryReader<'a, R> {
         }
     }
 
+    #[cfg(feature = "zstd")]
     pub(crate) fn into_source(self) -> R {
         self.source
     }

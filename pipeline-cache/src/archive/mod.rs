@@ -6,6 +6,10 @@
 mod archive_error;
 mod compressor;
 mod entry_reader;
+#[cfg_attr(
+    not(feature = "zstd"),
+    expect(dead_code, reason = "only zstd archives have an index")
+)]
 mod frame_index;
 mod framed;
 mod header;

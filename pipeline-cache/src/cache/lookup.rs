@@ -1,5 +1,6 @@
-use super::{Cache, CacheError};
-use crate::key::CacheKey;
+use super::miss::nearest;
+use super::{Cache, CacheError, Miss, MissedCandidate};
+use crate::key::{CacheKey, RenderedKey};
 use crate::store::EntryMetadata;
 
 /// Which entry a key finds.
@@ -52,6 +53,29 @@ impl Cache {
             }
         }
         Ok(None)
+    }
+
+    /// Says what a restore with the default policy would take, or why it would take nothing: the
+    /// nearest entry and the key inputs that differ from it.
+    ///
+    /// # Errors
+    /// The store failed, or no key was given.
+    pub async fn explain(&self, keys: &[RenderedKey]) -> Result<Result<Match, Miss>, CacheError> {
+        let first = keys.first().ok_or(CacheError::NoKey)?;
+        let plain: Vec<CacheKey> = keys.iter().map(|key| key.key().clone()).collect();
+        if let Some(found) = self.lookup(&plain, MatchPolicy::default()).await? {
+            return Ok(Ok(found));
+        }
+        let nearest = nearest(first, self.store.list("").await?);
+        let candidates = plain
+            .into_iter()
+            .map(|key| MissedCandidate { key, matched: 0 })
+            .collect();
+        Ok(Err(Miss {
+            candidates,
+            rejected: Vec::new(),
+            nearest,
+        }))
     }
 
     /// All matches of one key, best first.

@@ -13,6 +13,8 @@ mod report;
 
 #[cfg(unix)]
 pub mod local;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use deploy_target::{Applied, DeployLock, DeployTarget, LockOutcome, Restored, Verified};
 pub use error::{DeployError, DeployErrorKind};

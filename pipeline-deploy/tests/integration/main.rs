@@ -4,6 +4,8 @@
 #![expect(clippy::print_stdout, reason = "the load tests show what they counted")]
 
 mod gunicorn;
+#[cfg(feature = "testing")]
+mod local_contract;
 mod local_deploy;
 mod local_faults;
 mod seams;

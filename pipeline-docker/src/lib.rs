@@ -9,10 +9,10 @@ mod reference;
 #[cfg(feature = "registry")]
 pub mod registry;
 pub mod steps;
-mod tag;
+mod tag_policy;
 mod tar_stream;
 #[cfg(feature = "registry")]
 mod tls;
 
 pub use reference::{ImageReference, ReferenceError};
-pub use tag::{TagError, TagScheme};
+pub use tag_policy::{TagError, TagPolicy, TagScheme, TagSet, TagTemplate};

@@ -221,6 +221,7 @@ impl ImageReference {
     }
 
     /// What goes into a manifest URL: the digest, else the tag.
+    #[cfg(feature = "registry")]
     pub(crate) fn selector(&self) -> Option<String> {
         self.digest
             .as_ref()

@@ -44,10 +44,10 @@ mod retry;
 mod scope;
 mod step_log;
 mod steps;
-mod tag_policy;
 mod transport;
 mod upload;
 
+pub use crate::tag_policy::{TagError, TagPolicy, TagScheme, TagSet, TagTemplate};
 pub use client::{Login, Registry, ResolvedImage};
 pub use copy::CopyOptions;
 pub use credential_helper::HelperError;
@@ -66,4 +66,3 @@ pub use retry::RetryPolicy;
 pub use steps::{
     CopyImage, ImageInput, PullImage, PulledImage, PushImage, PushedImage, RemoteImage, TagImage,
 };
-pub use tag_policy::{TagError, TagPolicy, TagScheme, TagSet, TagTemplate};

@@ -15,10 +15,10 @@ use super::pull::PullOptions;
 use super::push::{ExistingTag, PushOptions};
 use super::report::{BlobReport, PushReport};
 use super::step_log::{drive, human};
-use super::tag_policy::{TagPolicy, TagSet};
 use crate::builder::{BuiltImage, ImageLocation};
 use crate::oci::{Digest, OciLayout};
 use crate::reference::ImageReference;
+use crate::tag_policy::{TagPolicy, TagSet};
 
 /// The image that a [`PushImage`] pushes: one that a step builds, or one in a layout.
 #[derive(Clone, Debug)]

@@ -12,19 +12,19 @@ use crate::builder::{
 };
 use crate::debian::DebianBase;
 use crate::oci::OciLayout;
-use crate::tag::TagScheme;
+use crate::tag_policy::TagPolicy;
 
 /// Builds an image of layers into an OCI layout and tags it there.
 ///
 /// The request is a value or what an earlier step made of its findings. Relative sources in it are
-/// below the job's folder. The tag is made by a [`TagScheme`], unique by default.
+/// below the job's folder. The tags are made by a [`TagPolicy`], unique by default.
 ///
 /// Dropping it, like cancelling, leaves no tag on a partial image.
 #[derive(Debug)]
 pub struct BuildImage {
     spec: Input<ImageSpec>,
     layout: PathBuf,
-    tag: TagScheme,
+    tags: TagPolicy,
     builder: Option<Arc<dyn ImageBuilder>>,
     debian: Option<DebianBase>,
 }
@@ -35,16 +35,16 @@ impl BuildImage {
         Self {
             spec: spec.into(),
             layout: layout.into(),
-            tag: TagScheme::default(),
+            tags: TagPolicy::default(),
             builder: None,
             debian: None,
         }
     }
 
-    /// Sets how the tag is made; default [`TagScheme::Unique`].
+    /// Sets which tags it gets in the layout; default [`TagPolicy::unique`].
     #[must_use]
-    pub fn with_tag(mut self, scheme: TagScheme) -> Self {
-        self.tag = scheme;
+    pub fn with_tags(mut self, policy: TagPolicy) -> Self {
+        self.tags = policy;
         self
     }
 
@@ -121,19 +121,23 @@ impl BuildImage {
             .build(&BuildRequest::layers(spec, output))
             .await
             .map_err(fail)?;
-        // Content is a possible tag, so it comes after the build.
-        let tag = self
-            .tag
+        // The digest is a possible tag, so tags come after the build.
+        let tags = self
+            .tags
             .render(cx.facts(), image.digest())
             .map_err(|error| StepError::failed(error.to_string()))?;
-        OciLayout::open(&path)
-            .and_then(|layout| layout.set_tag(Some(&tag), &image.manifest))
-            .map_err(|error| StepError::errored("could not tag the image", error))?;
-        image.location = ImageLocation::Layout {
-            path,
-            tag: Some(tag.clone()),
-        };
-        report(cx, &image, &tag).await;
+        let layout = OciLayout::open(&path)
+            .map_err(|error| StepError::errored("could not open the layout", error))?;
+        for tag in tags.unique.iter().chain(&tags.aliases) {
+            layout
+                .set_tag(Some(tag), &image.manifest)
+                .map_err(|error| {
+                    StepError::errored(format!("could not set the tag {tag}"), error)
+                })?;
+        }
+        let tag = tags.unique.into_iter().next();
+        image.location = ImageLocation::Layout { path, tag };
+        report(cx, &image).await;
         Ok(image)
     }
 }
@@ -171,7 +175,7 @@ fn fail(error: BuildError) -> StepError {
     }
 }
 
-async fn report(cx: &StepContext, image: &BuiltImage, tag: &str) {
+async fn report(cx: &StepContext, image: &BuiltImage) {
     let mut new = 0;
     for layer in &image.layers {
         let origin = match layer.origin {
@@ -190,15 +194,21 @@ async fn report(cx: &StepContext, image: &BuiltImage, tag: &str) {
         ))
         .await;
     }
-    cx.log(format!("{} tagged {tag}", image.digest())).await;
+    cx.log(format!(
+        "{} tagged {}",
+        image.digest(),
+        image.tag().unwrap_or("nothing")
+    ))
+    .await;
     cx.summary(format!(
         "sha256:{} {}, {} layers, {new} new",
         image.digest().short(),
         size(image.layers_size()),
         image.layers.len(),
     ));
-    let data = serde_json::json!({ "image": image, "tag": tag });
-    cx.fact("docker.image_built", data).await;
+    if let Ok(data) = serde_json::to_value(image) {
+        cx.fact("docker.image_built", data).await;
+    }
 }
 
 fn below(folder: &Path, path: &Path) -> PathBuf {

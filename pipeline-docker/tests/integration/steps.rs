@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pipeline_core::{Job, Outcome, Pipeline, RunFacts, RunReport, Runner, step_fn};
-use pipeline_docker::TagScheme;
 use pipeline_docker::builder::{BaseImage, BuiltImage, ConfigSpec, ImageSpec, LayerSpec};
 use pipeline_docker::oci::OciLayout;
 use pipeline_docker::steps::BuildImage;
+use pipeline_docker::{TagPolicy, TagScheme};
 use tempfile::tempdir;
 
 async fn run(data: &Path, step: BuildImage, content: &'static str) -> RunReport {
@@ -64,10 +64,18 @@ async fn an_image_is_built_tagged_and_passed_on() {
     );
     let index = layout.index().unwrap();
     assert_eq!(index.manifests[0].digest, index.manifests[1].digest);
-    run(dir.path(), site().with_tag(TagScheme::Content), "changed").await;
+    run(
+        dir.path(),
+        site().with_tags(TagPolicy::of(TagScheme::Content)),
+        "changed",
+    )
+    .await;
     let changed = layout.index().unwrap().manifests[2].clone();
     assert_ne!(changed.digest, index.manifests[0].digest);
-    assert_eq!(layout.tags().unwrap()[2], changed.digest.short());
+    assert_eq!(
+        layout.tags().unwrap()[2],
+        format!("sha256-{}", changed.digest.short())
+    );
 }
 
 #[tokio::test]
@@ -82,18 +90,12 @@ async fn what_is_wrong_is_a_failure_of_the_step() {
 
     let report = run(
         dir.path(),
-        site().with_tag(TagScheme::Template("{tag}".into())),
+        site().with_tags(TagPolicy::of(TagScheme::SemanticVersion)),
         "",
     )
     .await;
     let (_, step) = report.first_failure().unwrap();
-    assert!(
-        step.failure
-            .as_ref()
-            .unwrap()
-            .message
-            .contains("needs the tag")
-    );
+    assert!(step.failure.as_ref().unwrap().message.contains("tag"));
     // Built, but nothing points at it by a name.
     let layout = OciLayout::open(dir.path().join("images/site")).unwrap();
     assert!(layout.tags().unwrap().is_empty());

@@ -6,6 +6,6 @@ pub mod release;
 pub mod step;
 pub mod target;
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 #[doc(inline)]
 pub use target::local;

@@ -173,6 +173,8 @@ pub enum DeploymentStatus {
     Starting,
     /// It takes the traffic.
     Live,
+    /// It takes the traffic, but is not healthy.
+    Unhealthy,
     /// It should take the traffic, but its process ended and is being started again.
     Restarting,
     /// It takes no new traffic and finishes what it had begun.
@@ -186,6 +188,7 @@ impl fmt::Display for DeploymentStatus {
         f.write_str(match self {
             Self::Starting => "starting",
             Self::Live => "live",
+            Self::Unhealthy => "unhealthy",
             Self::Restarting => "restarting",
             Self::Draining => "draining",
             Self::Stopped => "stopped",

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 #[expect(
     clippy::print_stderr,
     reason = "it is a program; its errors go to its log"
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     }
 }
 
-#[cfg(not(unix))]
+#[cfg(not(target_os = "linux"))]
 fn main() -> ExitCode {
     ExitCode::FAILURE
 }

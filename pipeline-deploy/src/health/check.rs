@@ -98,7 +98,7 @@ impl Health {
     }
 
     /// The same without secrets: an application may show them in its answers.
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     pub(crate) fn redacted(mut self, redactor: &pipeline_core::Redactor) -> Self {
         if let Some(answer) = &mut self.answer {
             answer.body_head = redactor.redact(&answer.body_head);

@@ -11,7 +11,7 @@ mod options;
 mod plan;
 mod report;
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 pub mod local;
 #[cfg(feature = "testing")]
 pub mod testing;

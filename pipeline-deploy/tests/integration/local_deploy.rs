@@ -7,7 +7,7 @@ use std::time::Duration;
 use pipeline_core::secret::MASK;
 use pipeline_core::{EnvValue, Secret};
 use pipeline_deploy::health::HealthWindow;
-use pipeline_deploy::local::AppCommand;
+use pipeline_deploy::local::{AppCommand, SharedPath};
 use pipeline_deploy::release::{DeploymentStatus, ReleaseId};
 use pipeline_deploy::target::{
     DeployOptions, DeployReport, DeployTarget, DeployTargetExt, FailureStage, LockOutcome,
@@ -364,4 +364,32 @@ async fn what_cannot_work_is_said_before_anything_is_done() {
     );
     assert_eq!(release.id, ReleaseId::new("r1").unwrap());
     assert!(!site.folder.exists());
+}
+
+#[tokio::test]
+async fn a_live_release_that_became_sick_is_replaced_by_itself() {
+    let site = Site::new();
+    let app = Site::app().with_shared(SharedPath::file("health"));
+    let target = site.target_of(app);
+    let release = site.release("r1", "shared");
+    std::fs::create_dir_all(site.folder.join("shared")).unwrap();
+    std::fs::write(site.folder.join("shared/health"), "200").unwrap();
+    let address = live(&deploy(&target, &release).await);
+    let before = get(&address, "/").await.unwrap();
+    std::fs::write(site.folder.join("shared/health"), "500").unwrap();
+    let plan = target
+        .preview(&release, &DeployOptions::default())
+        .await
+        .unwrap();
+    assert!(
+        plan.to_string().contains("release r1 is unhealthy"),
+        "{plan}"
+    );
+    std::fs::write(site.folder.join("shared/health"), "once").unwrap();
+    live(&deploy(&target, &release).await);
+    let after = get(&address, "/").await.unwrap();
+    assert!(
+        after.starts_with("r1 ") && after != before,
+        "{before} {after}"
+    );
 }

@@ -3,9 +3,9 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use pipeline_deploy::local::AppCommand;
+use pipeline_deploy::local::{AppCommand, LocalTarget, SupervisorCommand};
 use pipeline_deploy::release::DeploymentStatus;
-use pipeline_deploy::target::DeployReport;
+use pipeline_deploy::target::{DeployOptions, DeployReport, DeployTargetExt, Unobserved};
 
 use crate::site::{Site, deploy, get, live, until, version};
 
@@ -175,4 +175,109 @@ async fn a_deploying_program_that_is_killed_leaves_the_target_whole() {
             assert!(std::path::Path::new(&mark).exists(), "{mark} is missing");
         }
     }
+}
+
+#[tokio::test]
+async fn a_supervisor_keeps_nothing_of_the_program_that_started_it() {
+    let site = Site::new();
+    let lock = tempfile::NamedTempFile::new().unwrap();
+    // A shell gives an open, locked file to its children, as the program `flock` does.
+    let script = r#"exec 9>"$1"; flock 9; exec "$2" --exact local_faults::the_deploying_program"#;
+    let status = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(lock.path())
+        .arg(std::env::current_exe().unwrap())
+        .env(ROLE, &site.folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert_eq!(site.processes().len(), 2, "the site stays up");
+    let file = std::fs::File::open(lock.path()).unwrap();
+    file.try_lock().unwrap();
+}
+
+#[tokio::test]
+async fn a_release_that_ignores_the_polite_signal_is_killed() {
+    let site = Site::new();
+    let mut app = Site::app().with_stop_grace(Duration::from_millis(300));
+    let script = "trap '' TERM; python3 app.py {port} & while :; do sleep 1; done";
+    app.serve = AppCommand::new("serve", "sh").with_args(["-c", script]);
+    let target = site.target_of(app);
+    live(&deploy(&target, &site.release("r1", "ok")).await);
+    target.instance().stop().await.unwrap();
+    assert_eq!(site.processes(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_folder_that_is_made_anew_is_not_touched_by_the_former_supervisor() {
+    let site = Site::new();
+    live(&site.deploy("r1", "ok").await);
+    std::fs::remove_dir_all(&site.folder).unwrap();
+    let address = live(&site.deploy("r2", "ok").await);
+    until("the former supervisor to end", || {
+        site.processes().len() == 2
+    })
+    .await;
+    assert_eq!(version(&address).await, "r2");
+    assert_eq!(site.target().instance().status().await.unwrap().restarts, 0);
+}
+
+#[tokio::test]
+async fn a_folder_that_was_moved_is_deployed_to_again() {
+    let mut site = Site::new();
+    live(&site.deploy("r1", "ok").await);
+    let moved = site.folder.with_file_name("elsewhere");
+    std::fs::rename(&site.folder, &moved).unwrap();
+    site.gone().await;
+    site.folder = moved;
+    let address = live(&site.deploy("r1", "ok").await);
+    assert_eq!(version(&address).await, "r1");
+}
+
+#[tokio::test]
+async fn removed_files_of_the_live_release_are_made_again() {
+    let site = Site::new();
+    let address = live(&site.deploy("r1", "ok").await);
+    std::fs::remove_dir_all(site.folder.join("releases")).unwrap();
+    assert_eq!(live(&site.deploy("r1", "ok").await), address);
+    assert_eq!(version(&address).await, "r1");
+}
+
+#[tokio::test]
+async fn a_supervisor_that_is_asked_to_end_leaves_the_release_to_the_next_one() {
+    let site = Site::new();
+    let target = site.target();
+    let address = live(&site.deploy("r1", "ok").await);
+    let pid = target
+        .instance()
+        .status()
+        .await
+        .unwrap()
+        .supervisor
+        .unwrap();
+    let status = Command::new("kill").arg(pid.to_string()).status();
+    assert!(status.unwrap().success());
+    site.gone().await;
+    target.ensure_running().await.unwrap();
+    assert_eq!(version(&address).await, "r1");
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_know_its_role_is_named() {
+    let site = Site::new();
+    let wrong = SupervisorCommand::new("/bin/sh")
+        .with_arg("-c")
+        .with_arg("echo what; exit 3");
+    let target = LocalTarget::new(&site.folder, wrong, Site::app()).unwrap();
+    let release = site.release("r1", "ok");
+    let result = target
+        .deploy(&release, &DeployOptions::default(), &Unobserved)
+        .await;
+    let report = format!("{result:?}");
+    assert!(
+        report.contains("what") && report.contains("exit status: 3"),
+        "{report}"
+    );
 }

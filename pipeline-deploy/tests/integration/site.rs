@@ -14,7 +14,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 /// `mode` says how it behaves: `ok`, `crash` (ends at once), `late` (listens after half a
-/// second), `sick` (answers 500), `host` (answers like Django to a strange host).
+/// second), `sick` (answers 500), `host` (answers like Django to a strange host),
+/// `shared` (as the shared file `health` says).
 const APP: &str = r#"
 import http.server, os, pathlib, signal, sys, threading, time
 mode = pathlib.Path("mode").read_text()
@@ -24,12 +25,18 @@ if mode == "crash":
 if mode == "late":
     time.sleep(0.5)
 
+born = open("health").read() if mode == "shared" else ""
+
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/slow":
             time.sleep(1.0)
         body = version + " " + str(os.getpid())
         status = 200
+        if mode == "shared":
+            health = open("health").read()
+            # `once`: sick in the process that is there, well in the next one.
+            status = 200 if health == "200" or born == "once" else 500
         if mode == "sick":
             status, body = 500, "no database"
         if mode == "host":

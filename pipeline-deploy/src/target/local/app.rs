@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -139,14 +139,15 @@ impl LocalApp {
     }
 
     /// A hash of everything that changes what runs: two releases with the same digest and
-    /// the same hash are the same deployment.
-    pub(super) fn fingerprint(&self) -> String {
+    /// the same hash are the same deployment. `root` counts because commands name it.
+    pub(super) fn fingerprint(&self, root: &Path) -> String {
         let mut hash = Sha256::new();
         // Lengths keep neighbours apart.
         let mut add = |text: &str| {
             hash.update(text.len().to_le_bytes());
             hash.update(text.as_bytes());
         };
+        add(&root.to_string_lossy());
         for command in self.prepare.iter().chain([&self.serve]) {
             add("command");
             add(&command.name);
@@ -320,7 +321,14 @@ mod tests {
     #[test]
     fn the_fingerprint_follows_what_runs_and_nothing_else() {
         let same = app().with_keep(9).with_drain(Duration::ZERO);
-        assert_eq!(app().fingerprint(), same.fingerprint());
+        assert_eq!(
+            app().fingerprint(Path::new("/a")),
+            same.fingerprint(Path::new("/a"))
+        );
+        assert_ne!(
+            app().fingerprint(Path::new("/a")),
+            app().fingerprint(Path::new("/b"))
+        );
         let others = [
             app().with_env("DEBUG", "1"),
             app().with_env("KEY", "other"),
@@ -329,7 +337,11 @@ mod tests {
             LocalApp::new(AppCommand::new("serve", "gunicorn")),
         ];
         for other in others {
-            assert_ne!(app().fingerprint(), other.fingerprint(), "{other:?}");
+            assert_ne!(
+                app().fingerprint(Path::new("/a")),
+                other.fingerprint(Path::new("/a")),
+                "{other:?}"
+            );
         }
     }
 }

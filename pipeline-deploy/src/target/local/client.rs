@@ -98,7 +98,12 @@ impl Client {
             };
             let log = || tail(&folders.supervisor_log(), 5).join(" | ");
             match child.try_wait() {
-                Ok(Some(status)) if status.success() => launched = None,
+                // It found another one, which may be about to end. Not again at once: a
+                // program that does not know its role ends well, too.
+                Ok(Some(status)) if status.success() => {
+                    launched = None;
+                    sleep(Duration::from_millis(250)).await;
+                }
                 Ok(Some(status)) => {
                     return Err(failed(format!("it ended with {status}: {}", log()), None));
                 }
@@ -106,7 +111,10 @@ impl Client {
                 Err(error) => return Err(failed("it was lost".to_owned(), Some(error))),
             }
             if Instant::now() > deadline {
-                let reason = format!("no answer within {LAUNCH_LIMIT:?}: {}", log());
+                let reason = format!(
+                    "no answer within {LAUNCH_LIMIT:?}; does {command:?} await `supervise`? {}",
+                    log()
+                );
                 return Err(failed(reason, None));
             }
             sleep(Duration::from_millis(10)).await;

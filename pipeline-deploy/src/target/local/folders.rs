@@ -149,6 +149,19 @@ impl Folders {
         ))
     }
 
+    /// The names of all folders with logs, oldest first.
+    pub(super) fn log_folders(&self) -> io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.root.join("logs"))? {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().into_string() {
+                found.push((entry.metadata()?.modified()?, name));
+            }
+        }
+        found.sort();
+        Ok(found.into_iter().map(|(_, name)| name).collect())
+    }
+
     /// Removes a release with everything that belongs to it, except its logs.
     pub(super) fn remove(&self, folder: &str) -> io::Result<()> {
         // The mark goes first: what is left after a crash is half-made, not complete.
@@ -238,6 +251,24 @@ pub(super) fn tail(path: &Path, count: usize) -> Vec<String> {
     lines[lines.len().saturating_sub(count)..].to_vec()
 }
 
+/// Moves what a log that is longer than `limit` bytes holds to `<log>.1`.
+///
+/// The file stays, because its writer holds it open; the writer appends, so that it goes on
+/// at the new end. Lines written meanwhile are lost.
+pub(super) fn trim(log: &Path, limit: u64) -> io::Result<()> {
+    let file = match OpenOptions::new().write(true).open(log) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    if file.metadata()?.len() > limit {
+        let mut aside = log.as_os_str().to_owned();
+        aside.push(".1");
+        fs::copy(log, aside)?;
+        file.set_len(0)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,6 +304,27 @@ mod tests {
         fs::write(&log, "1\n2\n3\n").unwrap();
         assert_eq!(tail(&log, 2), ["2", "3"]);
         assert_eq!(tail(&folder.path().join("none"), 2), [""; 0]);
+    }
+
+    #[test]
+    fn a_long_log_is_moved_aside_under_its_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let mut writer = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        writer.write_all(b"12345").unwrap();
+        trim(&log, 5).unwrap();
+        assert_eq!(fs::read_to_string(&log).unwrap(), "12345");
+        writer.write_all(b"6").unwrap();
+        trim(&log, 5).unwrap();
+        writer.write_all(b"7").unwrap();
+        assert_eq!(fs::read_to_string(&log).unwrap(), "7");
+        let aside = folder.path().join("log.1");
+        assert_eq!(fs::read_to_string(aside).unwrap(), "123456");
+        trim(&folder.path().join("none"), 5).unwrap();
     }
 
     #[test]

@@ -52,16 +52,22 @@ impl LocalInstance {
     /// # Errors
     /// When its files cannot be read or its supervisor does not answer.
     pub async fn status(&self) -> Result<LocalStatus, DeployError> {
-        let (status, _) = self.look().await?;
-        Ok(status)
+        Ok(self.look().await?.status)
     }
 
     pub(super) async fn observe(&self) -> Result<Observation, DeployError> {
-        let (status, configuration) = self.look().await?;
-        let (kept, half_made) = self
-            .folders
-            .list()
-            .map_err(|error| DeployError::files("list", &self.folders.releases(), error))?;
+        let Seen {
+            status,
+            folder,
+            configuration,
+        } = self.look().await?;
+        let list = |error| DeployError::files("list", &self.folders.releases(), error);
+        let (kept, mut half_made) = self.folders.list().map_err(list)?;
+        // Never swept, whatever happened to its mark.
+        half_made.retain(|name| Some(name) != folder.as_ref());
+        // Somebody removed its files: it cannot be started again as it is.
+        let complete = folder.is_some_and(|folder| kept.contains(&folder));
+        let configuration = configuration.filter(|_| complete);
         let paths = |names: Vec<String>| names.iter().map(|n| self.folders.release(n)).collect();
         Ok(Observation {
             live: status.live,
@@ -71,7 +77,7 @@ impl LocalInstance {
         })
     }
 
-    async fn look(&self) -> Result<(LocalStatus, Option<String>), DeployError> {
+    async fn look(&self) -> Result<Seen, DeployError> {
         if let Some(mut client) = Client::connect(&self.folders).await? {
             match client.status().await {
                 Ok(status) => return Ok(running(status)),
@@ -87,19 +93,23 @@ impl LocalInstance {
             .map_err(read)?
             .unwrap_or_default();
         let (Some(folder), Some(port)) = (state.live, state.port) else {
-            return Ok((LocalStatus::default(), None));
+            return Ok(Seen::default());
         };
         let launch = self.folders.launch(&folder);
         let read = |error| DeployError::files("read", &launch, error);
         let Some(launch) = read_json::<Launch>(&launch).map_err(read)? else {
-            return Ok((LocalStatus::default(), None));
+            return Ok(Seen::default());
         };
         let live = Deployment::new(launch.release, address(port), DeploymentStatus::Stopped);
         let status = LocalStatus {
             live: Some(live),
             ..LocalStatus::default()
         };
-        Ok((status, Some(launch.configuration)))
+        Ok(Seen {
+            status,
+            folder: Some(folder),
+            configuration: Some(launch.configuration),
+        })
     }
 
     /// Ends the release, its supervisor and everything they started, and frees the port. The
@@ -172,21 +182,34 @@ impl LocalInstance {
     }
 }
 
-fn running(status: Status) -> (LocalStatus, Option<String>) {
+/// What is known about what runs.
+#[derive(Debug, Default)]
+struct Seen {
+    status: LocalStatus,
+    /// The live release's folder and the hash of its configuration.
+    folder: Option<String>,
+    configuration: Option<String>,
+}
+
+fn running(status: Status) -> Seen {
     let Status {
         pid, port, live, ..
     } = status;
-    let mut seen = LocalStatus {
-        supervisor: Some(pid),
-        ..LocalStatus::default()
-    };
-    let Some(live) = live else {
-        return (seen, None);
-    };
-    seen.live = Some(Deployment::new(live.release, address(port), live.status));
-    seen.process = live.pid;
-    seen.restarts = live.restarts;
-    (seen, Some(live.configuration))
+    let mut seen = Seen::default();
+    seen.status.supervisor = Some(pid);
+    if let Some(live) = live {
+        let deployment = Deployment::new(live.release, address(port), live.status);
+        seen.status.live = Some(deployment);
+        seen.status.process = live.pid;
+        seen.status.restarts = live.restarts;
+        seen.folder = Some(live.folder);
+        seen.configuration = Some(live.configuration);
+    }
+    seen
+}
+
+pub(super) fn port_of(address: &str) -> Option<u16> {
+    address.strip_suffix('/')?.rsplit(':').next()?.parse().ok()
 }
 
 pub(super) fn address(port: u16) -> String {

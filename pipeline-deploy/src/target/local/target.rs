@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::app::{AppCommand, LocalApp};
 use super::client::Client;
 use super::folders::{Complete, Folders, absent, tail, write_json};
-use super::instance::address;
+use super::instance::{address, port_of};
 use super::launch::{Launch, ProcessSpec};
 use super::lock_file::{Attempt, LockFile};
 use super::protocol::{ProcessEnd, Reply, Request};
@@ -28,6 +28,8 @@ use crate::target::{
 };
 
 const TAIL: usize = 20;
+/// How many releases that never went live keep their logs.
+const FAILED_LOGS: usize = 5;
 
 /// Runs releases of one application as processes of this machine; see the
 /// [module](super) for how.
@@ -193,14 +195,33 @@ impl LocalTarget {
         }
     }
 
+    fn fingerprint(&self) -> String {
+        self.app.fingerprint(self.folders().root())
+    }
+
     fn launch(&self, release: &Release, folder: &str) -> Launch {
         Launch {
             folder: folder.to_owned(),
             release: release.clone(),
-            configuration: self.app.fingerprint(),
+            configuration: self.fingerprint(),
             spec: self.spec(release, &self.app.serve, folder, "serve.log"),
             drain: self.app.drain,
         }
+    }
+
+    /// Whether a live release answers as it should; one bad answer is not believed.
+    async fn is_healthy(&self, live: &Deployment) -> bool {
+        let Some(port) = port_of(&live.address) else {
+            return false;
+        };
+        for pause in [self.app.window.interval, Duration::ZERO] {
+            let probe = self.app.health.probe(&Endpoint::loopback(port)).await;
+            if probe.is_healthy() {
+                return true;
+            }
+            sleep(pause).await;
+        }
+        false
     }
 
     /// The last lines of a log, without the values of secrets.
@@ -465,7 +486,7 @@ impl LocalTarget {
         let path = self.folders().complete(folder);
         let complete = Complete {
             release: release.clone(),
-            configuration: self.app.fingerprint(),
+            configuration: self.fingerprint(),
         };
         write_json(&path, &complete).map_err(|error| DeployError::files("write", &path, error))
     }
@@ -485,6 +506,15 @@ impl LocalTarget {
                 let removed = absent(fs::remove_dir_all(&logs));
                 removed.map_err(|error| DeployError::files("remove", &logs, error))?;
             }
+        }
+        // Logs of releases that never went live: some, for whoever looks into it.
+        let known = |name: &String| self.folders().release(name).exists();
+        let logs = self.folders().log_folders().map_err(list)?;
+        let orphaned: Vec<_> = logs.into_iter().filter(|name| !known(name)).collect();
+        for name in &orphaned[..orphaned.len().saturating_sub(FAILED_LOGS)] {
+            let logs = self.folders().logs(name);
+            let removed = absent(fs::remove_dir_all(&logs));
+            removed.map_err(|error| DeployError::files("remove", &logs, error))?;
         }
         Ok(())
     }
@@ -546,7 +576,14 @@ impl DeployTarget for LocalTarget {
     }
 
     async fn observe(&self) -> Result<Observation, DeployError> {
-        self.instance.observe().await
+        let mut observed = self.instance.observe().await?;
+        if let Some(live) = &mut observed.live
+            && live.status == DeploymentStatus::Live
+            && !self.is_healthy(live).await
+        {
+            live.status = DeploymentStatus::Unhealthy;
+        }
+        Ok(observed)
     }
 
     fn plan(
@@ -556,17 +593,19 @@ impl DeployTarget for LocalTarget {
         options: &DeployOptions,
     ) -> Result<DeployPlan, DeployError> {
         let source = self.check(release)?;
-        let configuration = self.app.fingerprint();
+        let configuration = self.fingerprint();
         let decision = Decision::of(release, &configuration, observed, options);
         let live = observed.live.as_ref();
         let is_live = live.is_some_and(|live| {
             live.release.digest == release.digest
                 && observed.configuration.as_ref() == Some(&configuration)
         });
+        // One that runs and is sick is not helped by being started again.
+        let sick = live.is_some_and(|live| live.status == DeploymentStatus::Unhealthy);
         let mut actions = Vec::new();
         match &decision {
             Decision::Refuse { .. } => {}
-            _ if is_live => {
+            _ if is_live && !sick => {
                 let live_release = live.map(|live| &live.release);
                 if matches!(decision, Decision::Deploy { .. })
                     && let Some(live) = live_release

@@ -14,7 +14,7 @@ use super::connection::{not_started, refused};
 use super::process::Process;
 use super::proxy::{Backend, Proxy, Route};
 use crate::release::DeploymentStatus;
-use crate::target::local::folders::{Folders, State, read_json, swap_link, write_json};
+use crate::target::local::folders::{Folders, State, read_json, swap_link, trim, write_json};
 use crate::target::local::launch::Launch;
 use crate::target::local::protocol::{LiveStatus, Reply, Request, Status};
 
@@ -23,6 +23,8 @@ use crate::target::local::protocol::{LiveStatus, Reply, Request, Status};
 const COMMIT_LIMIT: Duration = Duration::from_secs(60);
 /// A release that ran this long before it ended is started again at once.
 const STEADY: Duration = Duration::from_secs(60);
+/// A log that is longer is moved aside; one such piece is kept.
+const LOG_LIMIT: u64 = 32 * 1024 * 1024;
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
@@ -586,6 +588,15 @@ impl Actor {
             Some(folder) => swap_link(&current, &Path::new("releases").join(folder)),
             None => std::fs::remove_file(current),
         };
+    }
+
+    /// Keeps the logs that nobody else keeps short from filling the disk.
+    pub(super) fn trim_logs(&self) {
+        let live = self.live.as_ref().map(|live| &live.launch.spec.log);
+        // Best effort: a log that cannot be cut is no reason to do anything else.
+        for log in live.into_iter().chain([&self.folders.supervisor_log()]) {
+            let _ = trim(log, LOG_LIMIT);
+        }
     }
 
     /// Ends everything and frees the address.

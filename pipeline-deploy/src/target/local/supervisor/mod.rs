@@ -2,6 +2,7 @@
 
 mod actor;
 mod connection;
+mod inherited;
 mod orphans;
 mod process;
 mod proxy;

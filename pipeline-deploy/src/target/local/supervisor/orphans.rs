@@ -11,6 +11,8 @@ use crate::target::local::folders::Folders;
 
 /// Every process of a target carries it; the value is the target's folder.
 pub(super) const TARGET_TAG: &str = "PIPELINE_DEPLOY_TARGET";
+/// Every process of one supervisor carries it; the value is unique.
+pub(super) const SUPERVISOR_TAG: &str = "PIPELINE_DEPLOY_SUPERVISOR";
 /// One spawned process and its descendants carry it; the value is unique.
 pub(super) const PROCESS_TAG: &str = "PIPELINE_DEPLOY_PROCESS";
 
@@ -36,6 +38,18 @@ pub(in crate::target::local) async fn end_orphans(folders: &Folders) {
     }
     let tag = tag(TARGET_TAG, &folders.root().to_string_lossy());
     end_tagged(&tag, Duration::from_secs(3)).await;
+}
+
+/// Ends what this supervisor started and what is still running. Its successor's processes
+/// carry the same target's tag and are left alone.
+pub(super) async fn end_own() {
+    end_tagged(&tag(SUPERVISOR_TAG, &own_name()), Duration::from_secs(3)).await;
+}
+
+/// This process's number and start time: unique for ever.
+pub(super) fn own_name() -> String {
+    let pid = rustix::process::getpid();
+    format!("{}-{}", pid_text(pid), start_time(pid).unwrap_or_default())
 }
 
 /// Waits until a process that is about to end has ended.

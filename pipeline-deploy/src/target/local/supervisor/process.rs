@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::orphans::{self, PROCESS_TAG, TARGET_TAG};
+use super::orphans::{self, PROCESS_TAG, SUPERVISOR_TAG, TARGET_TAG};
 use crate::target::local::folders::Folders;
 use crate::target::local::launch::ProcessSpec;
 use crate::target::local::protocol::ProcessEnd;
@@ -35,7 +35,8 @@ impl Process {
     ) -> io::Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let nonce = format!("{}-{count}", std::process::id());
+        let supervisor = orphans::own_name();
+        let nonce = format!("{supervisor}-{count}");
         if let Some(folder) = spec.log.parent() {
             fs::create_dir_all(folder)?;
         }
@@ -56,6 +57,7 @@ impl Process {
             .envs(port.map(|port| ("PORT", port.to_string())))
             .envs(&spec.env)
             .env(TARGET_TAG, folders.root())
+            .env(SUPERVISOR_TAG, supervisor)
             .env(PROCESS_TAG, &nonce)
             .current_dir(&spec.folder)
             .stdin(Stdio::null())

@@ -13,8 +13,11 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::requests::RequestWatch;
 
-/// How many connections are relayed at once; more wait in the system's queue.
-const CONNECTIONS: usize = 4096;
+/// How many connections are relayed at once if the limit of open files allows it; more wait
+/// in the system's queue.
+const CONNECTIONS: u64 = 4096;
+/// Open files that are not for connections.
+const SPARE_FILES: u64 = 64;
 /// How long a connection is held while its release is being started again.
 const HOLD: Duration = Duration::from_secs(15);
 
@@ -81,11 +84,14 @@ impl Drop for Entered {
 }
 
 impl Proxy {
-    pub(super) fn start(listener: TcpListener) -> Self {
+    /// Uses at most about `files` descriptors.
+    pub(super) fn start(listener: TcpListener, files: u64) -> Self {
+        let most = (files.saturating_sub(SPARE_FILES) / 2).clamp(16, CONNECTIONS);
+        let places = Arc::new(Semaphore::new(usize::try_from(most).unwrap_or(16)));
         let (route, heard) = watch::channel(Route::Nowhere);
         Self {
             route,
-            accepting: tokio::spawn(accept(listener, heard)),
+            accepting: tokio::spawn(accept(listener, heard, places)),
         }
     }
 
@@ -118,8 +124,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, route: watch::Receiver<Route>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+async fn accept(listener: TcpListener, route: watch::Receiver<Route>, places: Arc<Semaphore>) {
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
@@ -233,7 +238,7 @@ mod tests {
     async fn proxy() -> (Proxy, u16) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        (Proxy::start(listener), port)
+        (Proxy::start(listener, 1024), port)
     }
 
     async fn ask(stream: &mut TcpStream) -> String {

@@ -12,7 +12,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::actor::{Actor, Message};
 use super::connection::listen;
-use super::orphans::end_orphans;
+use super::inherited::{close_descriptors, raise_file_limit};
+use super::orphans::{end_orphans, end_own};
 use super::proxy::Proxy;
 use crate::target::local::folders::{Folders, State, absent, read_json, write_json};
 use crate::target::local::lock_file::{Attempt, LockFile};
@@ -21,6 +22,7 @@ use crate::target::local::tree::absolute;
 /// How long a supervisor that nothing needs stays.
 const IDLE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(500);
+const TRIM: Duration = Duration::from_secs(10);
 /// Fixed addresses come from here: below the ports that systems give to outgoing
 /// connections, so that nobody sits on ours while nothing runs.
 const PORTS: std::ops::Range<u16> = 18_000..32_000;
@@ -75,8 +77,10 @@ pub enum SupervisorError {
 /// Is the supervisor of the target in `folder` until it is not needed any more.
 ///
 /// To be awaited by a process that does nothing else; see
-/// [`SupervisorCommand`](crate::target::local::SupervisorCommand). It makes itself the leader of a session
-/// and hears `SIGTERM`, `SIGINT` and `SIGHUP`, because it is the whole role of its process.
+/// [`SupervisorCommand`](crate::target::local::SupervisorCommand). Because it is the whole
+/// role of its process, it makes itself the leader of a session, closes the descriptors it
+/// inherited (except 0, 1 and 2), raises its limit of open files, and hears `SIGTERM`,
+/// `SIGINT` and `SIGHUP`.
 ///
 /// # Errors
 /// When the folder, the address or the signals cannot be used. A second supervisor is a
@@ -88,6 +92,7 @@ pub enum SupervisorError {
 pub async fn supervise(folder: impl AsRef<Path>) -> Result<SupervisorEnd, SupervisorError> {
     // The caller's terminal must not reach us. A leader of a group cannot, and need not.
     let _ = rustix::process::setsid();
+    close_descriptors();
     let files = |doing, path: &Path| {
         let path = path.display().to_string();
         move |source| SupervisorError::Files {
@@ -125,12 +130,13 @@ pub async fn supervise(folder: impl AsRef<Path>) -> Result<SupervisorEnd, Superv
         folders.clone(),
         state,
         port,
-        Proxy::start(listener),
+        Proxy::start(listener, raise_file_limit()),
         messages.clone(),
     );
     actor.restore();
     listen(&folders, messages).map_err(files("listen in", &folders.run()))?;
 
+    let mut trim = interval(TRIM);
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut idle_since = None;
@@ -144,6 +150,7 @@ pub async fn supervise(folder: impl AsRef<Path>) -> Result<SupervisorEnd, Superv
                 }
             }
             () = signals.asked_to_end() => break SupervisorEnd::Terminated,
+            _ = trim.tick() => actor.trim_logs(),
             _ = look.tick() => {
                 if self::identity(folders.root()).ok() != Some(identity) {
                     break SupervisorEnd::Removed;
@@ -158,7 +165,7 @@ pub async fn supervise(folder: impl AsRef<Path>) -> Result<SupervisorEnd, Superv
     };
     actor.close().await;
     // Also commands that a connection was just running.
-    end_orphans(&folders).await;
+    end_own().await;
     if end != SupervisorEnd::Removed {
         let socket = folders.run().join(Folders::SOCKET);
         absent(std::fs::remove_file(&socket)).map_err(files("remove", &socket))?;

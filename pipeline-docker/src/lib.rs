@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod builder;
+pub mod context;
 pub mod debian;
 pub mod ignore;
 pub mod oci;

@@ -1,6 +1,7 @@
 //! Tests through the public interface.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod context;
 mod daemonless;
 mod debian;
 mod engine;

@@ -33,16 +33,20 @@
 //! the next deploy or [`LocalTarget::ensure_running`].
 
 mod app;
+mod apply;
 mod client;
 mod folders;
 mod instance;
 mod launch;
 mod lock_file;
+mod plan;
 mod protocol;
+mod prune;
 mod supervisor;
 mod supervisor_command;
 mod target;
 mod tree;
+mod unfit;
 
 pub use app::{AppCommand, LocalApp, SharedKind, SharedPath};
 pub use instance::{LocalInstance, LocalStatus};

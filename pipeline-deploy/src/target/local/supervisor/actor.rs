@@ -6,27 +6,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::{not_started, refused};
+use super::live::{Live, Running, take_running};
 use super::process::Process;
 use super::proxy::{Backend, Proxy, Route};
 use crate::release::DeploymentStatus;
-use crate::target::local::folders::{Folders, State, read_json, swap_link, trim, write_json};
+use crate::target::local::folders::{Folders, State, swap_link, trim, write_json};
 use crate::target::local::launch::Launch;
 use crate::target::local::protocol::{LiveStatus, Reply, Request, Status};
 
 /// How long a promoted release may wait for its commit; then it counts as committed, because
 /// the program that promoted it is gone.
 const COMMIT_LIMIT: Duration = Duration::from_secs(60);
-/// A release that ran this long before it ended is started again at once.
-const STEADY: Duration = Duration::from_secs(60);
 /// A log that is longer is moved aside; one such piece is kept.
 const LOG_LIMIT: u64 = 32 * 1024 * 1024;
-const FIRST_DELAY: Duration = Duration::from_millis(200);
-const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
 /// What the actor hears.
 #[derive(Debug)]
@@ -55,55 +51,24 @@ pub(super) enum Message {
 
 /// Owns everything that changes; the only one that changes it.
 pub(super) struct Actor {
-    folders: Folders,
-    state: State,
+    pub(super) folders: Folders,
+    pub(super) state: State,
     port: u16,
-    proxy: Proxy,
-    messages: mpsc::Sender<Message>,
+    pub(super) proxy: Proxy,
+    pub(super) messages: mpsc::Sender<Message>,
     connections: usize,
     candidates: HashMap<u64, Running>,
-    live: Option<Live>,
+    pub(super) live: Option<Live>,
     /// Set between promotion and commit or revert.
-    promotion: Option<Promotion>,
+    pub(super) promotion: Option<Promotion>,
     ending: Vec<(String, Arc<Process>)>,
     counter: u64,
 }
 
 #[derive(Debug)]
-struct Running {
-    launch: Launch,
-    process: Arc<Process>,
-    backend: Arc<Backend>,
-    since: Instant,
-}
-
-#[derive(Debug)]
-struct Live {
-    launch: Launch,
-    running: Option<Running>,
-    ready: bool,
-    restarts: u32,
-    failures: u32,
-    attempt: u64,
-}
-
-#[derive(Debug)]
-struct Promotion {
+pub(super) struct Promotion {
     number: u64,
-    former: Option<Live>,
-}
-
-impl Live {
-    fn of(running: Running) -> Self {
-        Self {
-            launch: running.launch.clone(),
-            running: Some(running),
-            ready: true,
-            restarts: 0,
-            failures: 0,
-            attempt: 0,
-        }
-    }
+    pub(super) former: Option<Live>,
 }
 
 impl Actor {
@@ -126,28 +91,6 @@ impl Actor {
             promotion: None,
             ending: Vec::new(),
             counter: 0,
-        }
-    }
-
-    /// Starts the release that was live when a predecessor ended, unless it was stopped.
-    pub(super) fn restore(&mut self) {
-        let Some(folder) = self.state.live.clone() else {
-            return;
-        };
-        // A missing or damaged file: nothing can be started, the next deploy will.
-        let Ok(Some(launch)) = read_json::<Launch>(&self.folders.launch(&folder)) else {
-            return;
-        };
-        self.live = Some(Live {
-            launch,
-            running: None,
-            ready: false,
-            restarts: 0,
-            failures: 0,
-            attempt: 0,
-        });
-        if !self.state.stopped {
-            self.start_live();
         }
     }
 
@@ -315,7 +258,7 @@ impl Actor {
         }
     }
 
-    fn spawn(&self, launch: Launch) -> Result<Running, Reply> {
+    pub(super) fn spawn(&self, launch: Launch) -> Result<Running, Reply> {
         let port = free_port()
             .map_err(|error| refused(format!("no port is free on the loopback: {error}")))?;
         let process = Process::spawn(&self.folders, &launch.spec, Some(port))
@@ -404,137 +347,6 @@ impl Actor {
         }
     }
 
-    fn resume(&mut self) -> Reply {
-        let Some(live) = &self.live else {
-            return refused("there is no release to start");
-        };
-        let running = live.running.is_some();
-        self.state.stopped = false;
-        if let Err(reply) = self.save() {
-            return reply;
-        }
-        if !running {
-            self.start_live();
-        }
-        Reply::Done
-    }
-
-    fn record_sequence(&mut self, sequence: u64) -> Reply {
-        let Some(live) = &mut self.live else {
-            return refused("there is no live release");
-        };
-        live.launch.release.sequence = Some(sequence);
-        let path = self.folders.launch(&live.launch.folder);
-        match write_json(&path, &live.launch) {
-            Ok(()) => Reply::Done,
-            Err(error) => refused(format!("{} cannot be written: {error}", path.display())),
-        }
-    }
-
-    /// Starts the live release's process and holds its connections until it listens.
-    fn start_live(&mut self) {
-        let attempt = self.next();
-        let Some(live) = &mut self.live else {
-            return;
-        };
-        live.attempt = attempt;
-        live.ready = false;
-        let launch = live.launch.clone();
-        self.proxy.route(Route::Held);
-        match self.spawn(launch) {
-            Ok(running) => {
-                self.announce(&running);
-                if let Some(live) = &mut self.live {
-                    live.running = Some(running);
-                }
-            }
-            Err(reply) => {
-                self.note(&format!("start failed: {reply:?}"));
-                self.start_later();
-            }
-        }
-    }
-
-    /// Sends [`Message::Ready`] once the process listens.
-    fn announce(&self, running: &Running) {
-        let (port, ended) = (running.backend.port(), running.process.ended());
-        let (nonce, messages) = (running.process.nonce().to_owned(), self.messages.clone());
-        tokio::spawn(async move {
-            let listening = async {
-                while TcpStream::connect((Ipv4Addr::LOCALHOST, port))
-                    .await
-                    .is_err()
-                {
-                    sleep(Duration::from_millis(25)).await;
-                }
-            };
-            tokio::select! {
-                _ = ended => {}
-                () = listening => {
-                    let _ = messages.send(Message::Ready { nonce }).await;
-                }
-            }
-        });
-    }
-
-    fn ready(&mut self, nonce: &str) {
-        let Some(live) = &mut self.live else {
-            return;
-        };
-        if let Some(running) = &live.running
-            && running.process.nonce() == nonce
-        {
-            live.ready = true;
-            self.proxy.route(Route::To(running.backend.clone()));
-        }
-    }
-
-    /// A process ended by itself, or at last.
-    fn ended(&mut self, nonce: &str) {
-        let is = |live: &Live| {
-            live.running
-                .as_ref()
-                .is_some_and(|running| running.process.nonce() == nonce)
-        };
-        if let Some(former) = self.promotion.as_mut().and_then(|p| p.former.as_mut())
-            && is(former)
-        {
-            former.running = None;
-            former.ready = false;
-        }
-        let Some(live) = &mut self.live else {
-            return;
-        };
-        if !is(live) {
-            return;
-        }
-        let lived = live.running.take().map(|running| running.since.elapsed());
-        live.ready = false;
-        live.restarts += 1;
-        let folder = live.launch.folder.clone();
-        if lived.is_some_and(|lived| lived > STEADY) {
-            live.failures = 0;
-        }
-        if !self.state.stopped {
-            self.note(&format!(
-                "live release {folder} ended by itself, starting it again"
-            ));
-            self.start_later();
-        }
-    }
-
-    fn start_later(&mut self) {
-        let attempt = self.next();
-        let Some(live) = &mut self.live else {
-            return;
-        };
-        live.attempt = attempt;
-        let delay = FIRST_DELAY.saturating_mul(1 << live.failures.min(16));
-        live.failures += 1;
-        self.proxy.route(Route::Held);
-        self.later(delay.min(LONGEST_DELAY), Message::StartDue { attempt });
-    }
-
     /// Ends a process that gets no new connections, after it finished those it has.
     fn end(&mut self, running: Running) {
         let Running {
@@ -575,7 +387,7 @@ impl Actor {
         }
     }
 
-    fn save(&self) -> Result<(), Reply> {
+    pub(super) fn save(&self) -> Result<(), Reply> {
         let path = self.folders.state();
         write_json(&path, &self.state)
             .map_err(|error| refused(format!("{} cannot be written: {error}", path.display())))
@@ -606,7 +418,7 @@ impl Actor {
     }
 
     /// Adds a line to the supervisor's log; best effort.
-    fn note(&self, text: &str) {
+    pub(super) fn note(&self, text: &str) {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -617,25 +429,18 @@ impl Actor {
         let _ = log.and_then(|mut log| writeln!(log, "{} {text}", now.as_secs()));
     }
 
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.counter += 1;
         self.counter
     }
 
-    fn later(&self, delay: Duration, message: Message) {
+    pub(super) fn later(&self, delay: Duration, message: Message) {
         let messages = self.messages.clone();
         tokio::spawn(async move {
             sleep(delay).await;
             let _ = messages.send(message).await;
         });
     }
-}
-
-/// The process of a live release, which stays known as the one to start again.
-fn take_running(live: &mut Live) -> Option<Live> {
-    let running = live.running.take()?;
-    live.ready = false;
-    Some(Live::of(running))
 }
 
 fn free_port() -> std::io::Result<u16> {

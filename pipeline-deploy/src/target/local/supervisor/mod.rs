@@ -3,6 +3,7 @@
 mod actor;
 mod connection;
 mod inherited;
+mod live;
 mod orphans;
 mod process;
 mod proxy;

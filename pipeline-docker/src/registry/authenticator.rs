@@ -15,8 +15,9 @@ use super::challenge::Challenge;
 use super::credentials::Credentials;
 use super::error::RegistryError;
 use super::progress::Operation;
+use super::request::Request;
 use super::scope::Scopes;
-use super::transport::{Request, Transport, is_loopback};
+use super::transport::{Transport, is_loopback};
 
 /// What the token specification says when `expires_in` is absent.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
@@ -84,6 +85,11 @@ impl Authenticator {
                 source: Box::new(source),
             })?;
         Ok(found.as_ref())
+    }
+
+    /// Whether the registry has asked who we are.
+    pub(crate) async fn is_challenged(&self) -> bool {
+        self.state.lock().await.challenge.is_some()
     }
 
     /// The `Authorization` header for a request that needs `scopes`, as far as known.

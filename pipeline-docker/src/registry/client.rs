@@ -14,20 +14,24 @@ use super::push::{ExistingTag, unique_blobs};
 use super::rate_limit::RateLimit;
 use super::report::{BlobReport, PushReport, Totals};
 use super::repository::{Access, Repository};
+use super::request::{Call, Request};
 use super::scope::Scopes;
-use super::transport::{Call, Request, Transport};
-use crate::oci::{Descriptor, Digest, ImageIndex};
+use super::transport::Transport;
+use crate::oci::{Descriptor, Digest};
 use crate::reference::ImageReference;
 
 /// A page of tags or an index of referrers is not longer.
-const MAX_LIST: usize = 8 * 1024 * 1024;
+pub(crate) const MAX_LIST: usize = 8 * 1024 * 1024;
 /// Pages that are read before a registry is taken to go round in circles.
-const MAX_PAGES: usize = 10_000;
+pub(crate) const MAX_PAGES: usize = 10_000;
 
 /// A client for all registries: connections, credentials and tokens are kept per registry.
 ///
 /// Cloning is cheap and shares them. See [`RegistryOptions`] for what it does by default: TLS
 /// except on loopback, no credentials, nothing read from the environment.
+///
+/// Its methods need a tokio runtime with I/O and time, and spawn their transfers on it; dropping
+/// a method's future ends them.
 #[derive(Clone, Debug)]
 pub struct Registry {
     transport: Arc<Transport>,
@@ -40,7 +44,8 @@ pub struct Registry {
 pub struct Login {
     /// The registry.
     pub registry: String,
-    /// Whether credentials were found and sent. A registry that wants none does not see them.
+    /// Whether credentials were found, sent and accepted. A registry that wants none does not
+    /// see them.
     pub authenticated: bool,
 }
 
@@ -114,11 +119,8 @@ impl Registry {
         let request = Request::new(Method::GET, host.url(""));
         let answer = self.transport.send(call, &request).await?;
         answer.expect(&[200]).await?;
-        let authenticated = host
-            .authenticator
-            .credentials(&self.transport)
-            .await?
-            .is_some();
+        let known = host.authenticator.credentials(&self.transport).await?;
+        let authenticated = known.is_some() && host.authenticator.is_challenged().await;
         Ok(Login {
             registry: registry.to_owned(),
             authenticated,
@@ -295,74 +297,7 @@ impl Registry {
         }
     }
 
-    /// What refers to the image (signatures, bills of materials), optionally of one artifact
-    /// type only.
-    ///
-    /// Asks the referrers API, and where a registry has none, the tag that the specification puts
-    /// in its place.
-    ///
-    /// # Errors
-    ///
-    /// [`RegistryError`]; nothing referring to it is an empty answer.
-    pub async fn referrers(
-        &self,
-        reference: &ImageReference,
-        artifact_type: Option<&str>,
-    ) -> Result<Vec<Descriptor>, RegistryError> {
-        let operation = self.operation();
-        let reference = reference.or_latest();
-        let repository = self.open(&reference, Access::Pull, &operation).await?;
-        let digest = match reference.digest() {
-            Some(digest) => digest.clone(),
-            None => {
-                let selector = selector(&reference)?;
-                repository
-                    .get_manifest(&selector, None)
-                    .await?
-                    .descriptor
-                    .digest
-            }
-        };
-        let action = format!("list what refers to {digest} in {}", repository.name);
-        let mut found = Vec::new();
-        let mut url = repository.url(&format!("referrers/{digest}"));
-        if let Some(wanted) = artifact_type {
-            url.query_pairs_mut().append_pair("artifactType", wanted);
-        }
-        for _ in 0..MAX_PAGES {
-            let answer = repository
-                .send(&action, &Request::new(Method::GET, url.clone()))
-                .await?;
-            if answer.status() == 404 {
-                let tag = format!("{}-{}", digest.algorithm(), digest.hex());
-                if let Some(index) = repository.find_manifest(&tag, None).await?
-                    && let crate::oci::Manifest::Index(index) = index.manifest
-                {
-                    found = index.manifests;
-                }
-                break;
-            }
-            let answer = answer.expect(&[200]).await?;
-            let next = match answer.header("link").and_then(next_page) {
-                Some(link) => Some(repository.host.resolve(answer.url(), link, &action)?),
-                None => None,
-            };
-            let index: ImageIndex = serde_json::from_slice(&answer.into_bytes(MAX_LIST).await?)
-                .map_err(|_| repository.protocol(&action, "its answer is no image index"))?;
-            found.extend(index.manifests);
-            match next {
-                Some(next) if next != url => url = next,
-                _ => break,
-            }
-        }
-        // A registry may or may not have filtered.
-        found.retain(|entry| {
-            artifact_type.is_none_or(|wanted| entry.artifact_type.as_deref() == Some(wanted))
-        });
-        Ok(found)
-    }
-
-    async fn open(
+    pub(crate) async fn open(
         &self,
         reference: &ImageReference,
         access: Access,
@@ -382,14 +317,14 @@ impl fmt::Display for Registry {
     }
 }
 
-fn selector(reference: &ImageReference) -> Result<String, RegistryError> {
+pub(crate) fn selector(reference: &ImageReference) -> Result<String, RegistryError> {
     reference.selector().ok_or_else(|| RegistryError::NoTag {
         reference: Box::new(reference.clone()),
     })
 }
 
 /// The address in `<...>; rel="next"`.
-fn next_page(link: &str) -> Option<&str> {
+pub(crate) fn next_page(link: &str) -> Option<&str> {
     let (address, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
     let next = parameters.split(';').any(|parameter| {
         parameter

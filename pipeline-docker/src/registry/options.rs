@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pipeline_core::Secret;
+
 use super::credentials::{Anonymous, CredentialSource};
 use super::progress::TransferObserver;
 use super::retry::RetryPolicy;
@@ -26,8 +28,8 @@ pub struct RegistryOptions {
     /// Certificate authorities trusted beside those of the system, in PEM. Default none.
     pub ca_pem: Vec<Vec<u8>>,
     /// An HTTP proxy for everything that is not loopback, `http://host:port`. Default none; the
-    /// proxy variables of the environment are not read.
-    pub proxy: Option<String>,
+    /// proxy variables of the environment are not read. The address may hold a password.
+    pub proxy: Option<Secret>,
     /// Default `pipeline-docker/<version>`.
     pub user_agent: String,
     /// Default: five tries, see [`RetryPolicy`].
@@ -96,7 +98,7 @@ impl RegistryOptions {
     /// Sets the HTTP proxy.
     #[must_use]
     pub fn with_proxy(mut self, url: impl Into<String>) -> Self {
-        self.proxy = Some(url.into());
+        self.proxy = Some(Secret::new(url));
         self
     }
 

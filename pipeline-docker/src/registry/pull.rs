@@ -98,9 +98,12 @@ impl Registry {
             .credentials(self.transport())
             .await?
             .is_none();
-        if anonymous && reference.domain() == "docker.io" {
+        if anonymous && !source.host.is_loopback() {
+            let registry = reference.domain();
             operation.tell(&TransferEvent::Warning {
-                message: "pulling from docker.io without credentials; its limit for anonymous pulls is low, log in to raise it".to_owned(),
+                message: format!(
+                    "pulling from {registry} without credentials, for which its limits are lower"
+                ),
             });
         }
         let (named, root) = resolve(&source, &reference, &options.platform).await?;

@@ -175,9 +175,7 @@ pub(crate) async fn publish(
     for child in children {
         let name = child.descriptor.digest.to_string();
         if target.head_manifest(&name).await?.is_none() {
-            target
-                .put_manifest(&name, &child.descriptor, &child.bytes)
-                .await?;
+            put(target, &name, child).await?;
         }
     }
     // Whoever pushed the same tag while our blobs were on their way was first.
@@ -190,10 +188,23 @@ pub(crate) async fn publish(
             _ => {}
         }
     }
-    target
-        .put_manifest(&selector, &last.descriptor, &last.bytes)
-        .await?;
+    put(target, &selector, last).await?;
     Ok(report(reports, false))
+}
+
+/// Stores a manifest, and where the registry does not do it, notes what it refers to.
+async fn put(
+    target: &Repository,
+    selector: &str,
+    node: &FetchedManifest,
+) -> Result<(), RegistryError> {
+    let noted = target
+        .put_manifest(selector, &node.descriptor, &node.bytes)
+        .await?;
+    if noted {
+        return Ok(());
+    }
+    target.note_referrer(node).await
 }
 
 /// All manifests of an image, every one after those that it names.
@@ -201,34 +212,32 @@ pub(crate) async fn manifests(
     origin: &dyn Origin,
     root: FetchedManifest,
 ) -> Result<Vec<FetchedManifest>, RegistryError> {
-    let mut order = vec![root.clone()];
+    let mut order = Vec::new();
     let mut seen = HashSet::from([root.descriptor.digest.clone()]);
-    let mut level = vec![root];
-    for _ in 0..MAX_DEPTH {
-        let mut next = Vec::new();
-        for node in &level {
-            let Manifest::Index(index) = &node.manifest else {
-                continue;
-            };
-            for child in &index.manifests {
-                if seen.insert(child.digest.clone()) {
-                    let child = origin.manifest(child).await?;
-                    order.push(child.clone());
-                    next.push(child);
-                }
+    // The way from the root, each with the number of its child that comes next.
+    let mut way = vec![(root, 0)];
+    while let Some((node, next)) = way.last_mut() {
+        let child = match &node.manifest {
+            Manifest::Index(index) => index.manifests.get(*next).cloned(),
+            Manifest::Image(_) => None,
+        };
+        *next += 1;
+        match child {
+            Some(child) if !seen.insert(child.digest.clone()) => {}
+            Some(_) if way.len() >= MAX_DEPTH => {
+                return Err(RegistryError::Configuration {
+                    what: format!("the image's indexes are nested more than {MAX_DEPTH} deep"),
+                    source: None,
+                });
             }
+            Some(child) => {
+                let child = origin.manifest(&child).await?;
+                way.push((child, 0));
+            }
+            None => order.extend(way.pop().map(|(node, _)| node)),
         }
-        if next.is_empty() {
-            // Breadth first, backwards: whatever names a manifest comes after it.
-            order.reverse();
-            return Ok(order);
-        }
-        level = next;
     }
-    Err(RegistryError::Configuration {
-        what: format!("the image's indexes are nested more than {MAX_DEPTH} deep"),
-        source: None,
-    })
+    Ok(order)
 }
 
 /// The blobs of all image manifests, each once.

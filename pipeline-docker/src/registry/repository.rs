@@ -7,9 +7,11 @@ use reqwest::{Method, Url};
 
 use super::answer::Answer;
 use super::error::RegistryError;
+use super::host::Host;
 use super::progress::{Operation, TransferEvent};
+use super::request::{Call, Request};
 use super::scope::Scopes;
-use super::transport::{Call, Host, Request, Transport};
+use super::transport::Transport;
 use crate::oci::{Descriptor, Digest, DigestHasher, MAX_METADATA, Manifest, media_type};
 use crate::reference::ImageReference;
 
@@ -188,12 +190,14 @@ impl Repository {
     }
 
     /// Stores a manifest under `selector` and makes sure that the registry has these bytes.
+    ///
+    /// Answers whether the registry takes note of the manifest's subject by itself.
     pub(crate) async fn put_manifest(
         &self,
         selector: &str,
         descriptor: &Descriptor,
         bytes: &[u8],
-    ) -> Result<(), RegistryError> {
+    ) -> Result<bool, RegistryError> {
         let action = format!("store {}:{selector}", self.name);
         let kind = HeaderValue::try_from(descriptor.media_type.as_str()).map_err(|error| {
             RegistryError::Configuration {
@@ -210,6 +214,7 @@ impl Repository {
             .expect(&[201, 200, 202])
             .await?;
         self.operation.count_sent(bytes.len() as u64);
+        let noted = answer.header("oci-subject").is_some();
         let stored = match answer.content_digest() {
             Some(digest) => Some(digest),
             None => self.head_manifest(selector).await?,
@@ -218,7 +223,7 @@ impl Repository {
             Some(stored) if stored == descriptor.digest => {
                 self.operation
                     .tell(&TransferEvent::ManifestFinished { digest: stored });
-                Ok(())
+                Ok(noted)
             }
             Some(actual) => Err(RegistryError::DigestMismatch {
                 what: "stored manifest",

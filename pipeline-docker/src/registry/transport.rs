@@ -5,156 +5,24 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue};
 use reqwest::{Certificate, Client, Method, NoProxy, Proxy, Url, redirect};
 use tokio::sync::OnceCell;
 
 use super::answer::Answer;
 use super::authenticator::Authenticator;
-use super::body::Meter;
 use super::challenge::Challenge;
 use super::error::{BoxError, RegistryError};
+use super::host::Host;
 use super::options::RegistryOptions;
 use super::progress::Operation;
 use super::rate_limit::RateLimit;
+use super::request::{Body, Call, Request};
 use super::retry;
-use super::scope::Scopes;
 use crate::reference::api_host;
 
 /// Content delivery networks need one or two.
 const MAX_REDIRECTS: usize = 10;
-
-/// One registry as we reach it.
-#[derive(Debug)]
-pub(crate) struct Host {
-    /// As users write it.
-    pub(crate) name: String,
-    /// `scheme://host:port/`.
-    base: Url,
-    pub(crate) authenticator: Authenticator,
-}
-
-impl Host {
-    /// An address below `/v2/` of this registry.
-    pub(crate) fn url(&self, path: &str) -> Url {
-        let mut url = self.base.clone();
-        url.set_path(&format!("/v2/{path}"));
-        url
-    }
-
-    /// Resolves a `Location` or `Link`: usually relative or absolute on this registry.
-    ///
-    /// A registry behind a proxy that ends TLS may call itself `http://`; its own name over plain
-    /// HTTP is taken as the TLS address that we know, since nothing may fall back from TLS.
-    pub(crate) fn resolve(
-        &self,
-        request: &Url,
-        location: &str,
-        action: &str,
-    ) -> Result<Url, RegistryError> {
-        let protocol = |what: String| RegistryError::Protocol {
-            registry: self.name.clone(),
-            action: action.to_owned(),
-            what,
-        };
-        let mut url = request
-            .join(location)
-            .map_err(|_| protocol("its Location is no valid address".to_owned()))?;
-        if self.base.scheme() == "https" && url.scheme() == "http" {
-            if url.host_str() != self.base.host_str() {
-                return Err(protocol(
-                    "it goes on in plain HTTP on another host".to_owned(),
-                ));
-            }
-            let (port, scheme) = (self.base.port(), self.base.scheme().to_owned());
-            if url.set_scheme(&scheme).is_err() || url.set_port(port).is_err() {
-                return Err(protocol("its Location is no valid address".to_owned()));
-            }
-        }
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(protocol("its Location is no web address".to_owned()));
-        }
-        Ok(url)
-    }
-
-    fn owns(&self, url: &Url) -> bool {
-        url.origin() == self.base.origin()
-    }
-}
-
-/// One request, repeatable.
-pub(crate) struct Request<'a> {
-    method: Method,
-    pub(crate) url: Url,
-    headers: HeaderMap,
-    body: Body<'a>,
-}
-
-enum Body<'a> {
-    Empty,
-    Bytes(Bytes),
-    /// A stream of known length whose progress the meter sees, made anew for every try.
-    Stream {
-        length: u64,
-        meter: &'a Meter,
-        make: &'a (dyn Fn() -> reqwest::Body + Send + Sync),
-    },
-}
-
-impl<'a> Request<'a> {
-    pub(crate) fn new(method: Method, url: Url) -> Self {
-        Self {
-            method,
-            url,
-            headers: HeaderMap::new(),
-            body: Body::Empty,
-        }
-    }
-
-    #[must_use]
-    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.append(name, value);
-        self
-    }
-
-    #[must_use]
-    pub(crate) fn with_headers(mut self, headers: HeaderMap) -> Self {
-        self.headers.extend(headers);
-        self
-    }
-
-    #[must_use]
-    pub(crate) fn with_bytes(mut self, bytes: impl Into<Bytes>) -> Self {
-        self.body = Body::Bytes(bytes.into());
-        self
-    }
-
-    #[must_use]
-    pub(crate) fn with_stream(
-        mut self,
-        length: u64,
-        meter: &'a Meter,
-        make: &'a (dyn Fn() -> reqwest::Body + Send + Sync),
-    ) -> Self {
-        self.body = Body::Stream {
-            length,
-            meter,
-            make,
-        };
-        self
-    }
-}
-
-/// What a request is for: who is asked, in whose name, and how to speak of it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Call<'a> {
-    pub(crate) host: &'a Host,
-    pub(crate) scopes: &'a Scopes,
-    /// Completes "refused to ...".
-    pub(crate) action: &'a str,
-    pub(crate) operation: &'a Operation,
-}
 
 /// The connections to all registries.
 #[derive(Debug)]
@@ -185,7 +53,7 @@ impl Transport {
         }
         let proxy = match &options.proxy {
             Some(url) => Some(
-                Proxy::all(url)
+                Proxy::all(url.expose())
                     .map_err(|error| wrong("the proxy's address is not valid", error))?
                     .no_proxy(NoProxy::from_string("localhost,127.0.0.0/8,::1")),
             ),
@@ -257,48 +125,40 @@ impl Transport {
             })
         };
         let host_only = base("http")?.host_str().unwrap_or_default().to_owned();
-        let mut schemes = if self.options.plain_http.contains(domain) {
-            vec!["http"]
-        } else if is_loopback(&host_only) {
+        let plain = self.options.plain_http.contains(domain);
+        let mut scheme = if plain { "http" } else { "https" };
+        if !plain && is_loopback(&host_only) {
             // Plain first: a TLS server refuses it at once, while a plain server may wait for
-            // the end of what it takes for a strange request.
-            vec!["http", "https"]
-        } else {
-            vec!["https"]
-        }
-        .into_iter();
-        let mut scheme = schemes.next().unwrap_or("https");
-        loop {
-            let base = base(scheme)?;
-            let mut url = base.clone();
-            url.set_path("/v2/");
-            let request = Request::new(Method::GET, url);
-            let found = self
-                .send_unauthenticated(domain, ACTION, &request, operation)
-                .await;
-            let next = schemes.next();
-            match (found, next) {
+            // the end of what it takes for a strange request. Once: whatever speaks no HTTP
+            // would not learn it from a repetition.
+            let request = Request::new(Method::GET, root(&base("http")?));
+            let tls = match self
+                .execute(domain, ACTION, &request, None, operation)
+                .await
+            {
                 // "client sent an HTTP request to an HTTPS server"
-                (Ok(answer), Some(next)) if answer.status() == 400 => scheme = next,
-                (Err(RegistryError::Connection { source, .. }), Some(next))
-                    if !is_connect_error(&source) =>
-                {
-                    scheme = next;
-                }
-                (Ok(answer), _) => {
-                    let challenge = (answer.status() == 401)
-                        .then(|| Challenge::from_headers(answer.headers()))
-                        .flatten();
-                    let secure = scheme == "https";
-                    return Ok(Arc::new(Host {
-                        name: domain.to_owned(),
-                        base,
-                        authenticator: Authenticator::new(domain, secure, challenge),
-                    }));
-                }
-                (Err(error), _) => return Err(error),
+                Ok(answer) => answer.status() == 400,
+                // Nobody there at all may be a registry that is just starting.
+                Err(RegistryError::Connection { source, .. }) => !is_connect_error(&source),
+                Err(_) => true,
+            };
+            if !tls {
+                scheme = "http";
             }
         }
+        let base = base(scheme)?;
+        let request = Request::new(Method::GET, root(&base));
+        let answer = self
+            .send_unauthenticated(domain, ACTION, &request, operation)
+            .await?;
+        let challenge = (answer.status() == 401)
+            .then(|| Challenge::from_headers(answer.headers()))
+            .flatten();
+        Ok(Arc::new(Host {
+            name: domain.to_owned(),
+            base,
+            authenticator: Authenticator::new(domain, scheme == "https", challenge),
+        }))
     }
 
     /// Sends a request in our name, again as often as the policy says.
@@ -491,6 +351,13 @@ impl Transport {
     }
 }
 
+/// The address that every registry answers.
+fn root(base: &Url) -> Url {
+    let mut url = base.clone();
+    url.set_path("/v2/");
+    url
+}
+
 /// Follows redirects, but never from TLS to plain HTTP. The client takes our credentials off when
 /// the host changes.
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
@@ -564,42 +431,6 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn host(base: &str) -> Host {
-        Host {
-            name: "registry.example".to_owned(),
-            base: Url::parse(base).unwrap(),
-            authenticator: Authenticator::new("registry.example", base.starts_with("https"), None),
-        }
-    }
-
-    #[test]
-    fn locations_are_resolved_and_never_fall_back_from_tls() {
-        let tls = host("https://registry.example:8443/");
-        let request = tls.url("a/b/blobs/uploads/");
-        let resolve = |location: &str| tls.resolve(&request, location, "test").map(String::from);
-        assert_eq!(
-            resolve("/v2/a/b/blobs/uploads/1?_state=x").unwrap(),
-            "https://registry.example:8443/v2/a/b/blobs/uploads/1?_state=x"
-        );
-        assert_eq!(
-            resolve("1").unwrap(),
-            "https://registry.example:8443/v2/a/b/blobs/uploads/1"
-        );
-        assert_eq!(
-            resolve("http://registry.example/v2/x").unwrap(),
-            "https://registry.example:8443/v2/x"
-        );
-        assert_eq!(
-            resolve("https://store.example/x").unwrap(),
-            "https://store.example/x"
-        );
-        assert!(resolve("http://store.example/x").is_err());
-        assert!(resolve("ftp://registry.example/x").is_err());
-        assert!(!tls.owns(&Url::parse("https://store.example/x").unwrap()));
-        assert!(!tls.owns(&Url::parse("https://registry.example/x").unwrap()));
-        assert!(tls.owns(&request));
-    }
 
     #[test]
     fn only_this_machine_is_loopback() {

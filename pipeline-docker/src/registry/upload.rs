@@ -8,13 +8,13 @@ use reqwest::{Method, Url};
 
 use super::answer::Answer;
 use super::body::Meter;
-use super::error::{RegistryError, RegistryErrorKind};
+use super::error::RegistryError;
 use super::origin::BlobBody;
 use super::progress::{BlobOutcome, TransferEvent};
 use super::report::BlobReport;
 use super::repository::Repository;
+use super::request::{Call, Request};
 use super::retry;
-use super::transport::{Call, Request};
 use crate::oci::Descriptor;
 
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -121,13 +121,8 @@ impl Repository {
                 Ok(answer) if answer.status() == 202 => {
                     return Ok(Mount::Session(Some(self.session(&action, &answer)?)));
                 }
-                Ok(_) => {}
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        RegistryErrorKind::Unauthorized | RegistryErrorKind::Denied
-                    ) => {}
-                Err(error) => return Err(error),
+                // Refused, forbidden, or too much for the registry at the moment.
+                Ok(_) | Err(_) => {}
             }
         }
         Ok(Mount::Session(None))

@@ -85,7 +85,8 @@ impl TransferObserver for Delays {
 #[ignore = "needs docker-registry"]
 async fn trouble_that_passes_is_survived() {
     let scene = Scene::new(&[("base", 200_000), ("application", 1_000)]).await;
-    scene.proxy.fault("GET", "/v2/", 1, status(503));
+    // The first question finds out what it speaks and is not repeated; the second is.
+    scene.proxy.fault("GET", "/v2/", 2, status(503));
     scene.proxy.fault("HEAD", "/manifests/", 1, status(500));
     scene.proxy.fault("HEAD", "/blobs/", 1, status(502));
     scene.proxy.fault("POST", "/blobs/uploads/", 1, status(500));

@@ -11,6 +11,7 @@ mod engine;
 mod faults;
 mod fixture;
 mod helper;
+mod memory;
 mod proxy;
 mod server;
 mod steps;

@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use pipeline_docker::oci::{Descriptor, ImageIndex, OciLayout, Platform, media_type};
+use pipeline_docker::oci::{
+    Descriptor, ImageIndex, ImageManifest, OciLayout, Platform, media_type,
+};
 use pipeline_docker::registry::{
     BlobOutcome, CopyOptions, ExistingTag, PlatformChoice, PullOptions, PushOptions, Registry,
     RegistryErrorKind,
@@ -333,7 +335,7 @@ async fn tags_are_listed_over_pages_given_and_deleted() {
 
 #[tokio::test]
 #[ignore = "needs docker-registry"]
-async fn referrers_are_found_under_the_tag_where_there_is_no_api() {
+async fn referrers_are_noted_and_found_where_there_is_no_api() {
     let server = Server::start();
     let folder = tempfile::tempdir().unwrap();
     let (layout, pushed) = image(folder.path(), &[("base", 100)]);
@@ -344,25 +346,60 @@ async fn referrers_are_found_under_the_tag_where_there_is_no_api() {
         .await
         .unwrap();
     assert_eq!(registry.referrers(&target, None).await.unwrap(), []);
-    let signature = add_image(&layout, &[("signature", 10)]);
-    let mut entry = signature;
-    entry.artifact_type = Some("application/vnd.test.signature".to_owned());
-    let index = serde_json::to_vec(&ImageIndex::new(vec![entry.clone()])).unwrap();
-    let index = layout.write_blob(media_type::IMAGE_INDEX, &index).unwrap();
-    layout.set_tag(Some("referrers"), &index).unwrap();
-    let tag = target
-        .with_tag(format!("sha256-{}", pushed.digest.hex()))
-        .unwrap();
-    let options = PushOptions::default().with_image("referrers");
-    registry.push(&layout, &tag, &options).await.unwrap();
-    assert_eq!(
-        registry.referrers(&target, None).await.unwrap(),
-        [entry.clone()]
-    );
-    let wanted = entry.artifact_type.as_deref();
-    assert_eq!(registry.referrers(&target, wanted).await.unwrap().len(), 1);
+    let mut expected = Vec::new();
+    for name in ["signature", "bill-of-materials"] {
+        let empty = layout.write_blob(media_type::EMPTY_JSON, b"{}").unwrap();
+        let content = layout.write_blob("text/plain", name.as_bytes()).unwrap();
+        let mut manifest = ImageManifest::new(empty, vec![content]);
+        manifest.artifact_type = Some(format!("application/vnd.test.{name}"));
+        manifest.subject = Some(pushed.clone());
+        manifest
+            .annotations
+            .insert("who".to_owned(), "test".to_owned());
+        let bytes = serde_json::to_vec(&manifest).unwrap();
+        let artifact = layout
+            .write_blob(media_type::IMAGE_MANIFEST, &bytes)
+            .unwrap();
+        layout.set_tag(Some(name), &artifact).unwrap();
+        let options = PushOptions::default().with_image(name);
+        let pinned = target.pinned(artifact.digest.clone());
+        registry.push(&layout, &pinned, &options).await.unwrap();
+        expected.push(artifact.digest);
+    }
+    let found = registry.referrers(&target, None).await.unwrap();
+    let digests: Vec<_> = found.iter().map(|entry| entry.digest.clone()).collect();
+    assert_eq!(digests, expected);
+    assert_eq!(found[0].annotations["who"], "test");
+    let wanted = Some("application/vnd.test.signature");
+    let found = registry.referrers(&target, wanted).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].digest, expected[0]);
     assert_eq!(
         registry.referrers(&target, Some("other")).await.unwrap(),
         []
     );
+}
+
+#[tokio::test]
+#[ignore = "needs docker-registry"]
+async fn an_index_that_names_a_manifest_twice_is_stored_in_order() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let layout = OciLayout::create(folder.path()).unwrap();
+    let image = add_image(&layout, &[("base", 100)]);
+    let mut root = image.clone();
+    // The image, an index of it, and an index of both: each only after what it names.
+    for _ in 0..2 {
+        let bytes = serde_json::to_vec(&ImageIndex::new(vec![image.clone(), root])).unwrap();
+        root = layout.write_blob(media_type::IMAGE_INDEX, &bytes).unwrap();
+    }
+    layout.set_tag(None, &root).unwrap();
+    let registry = client();
+    let target = reference(format!("{}/app:1", server.address));
+    let report = registry
+        .push(&layout, &target, &PushOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(report.digest, root.digest);
+    assert_eq!(report.blobs.len(), 2);
 }

@@ -1,0 +1,189 @@
+//! [`PushImage`].
+
+use async_trait::async_trait;
+use pipeline_core::{InputRef, Step, StepContext, StepError};
+
+use super::super::client::Registry;
+use super::super::error::RegistryError;
+use super::super::origin::blocking;
+use super::super::push::{ExistingTag, PushOptions};
+use super::super::step_log::drive;
+use super::image_input::ImageInput;
+use super::pushed_image::PushedImage;
+use crate::builder::ImageLocation;
+use crate::oci::{Digest, OciLayout};
+use crate::reference::ImageReference;
+use crate::tag_policy::{TagPolicy, TagSet};
+
+/// Pushes an image to a repository under the tags of a policy.
+///
+/// The reference's own tag counts if it has one; else the [`TagPolicy`] makes the tags from the
+/// run's facts, by default `<branch>-<revision>-<build number>`. A tag that names another image
+/// already fails the step. Aliases move last, after the registry has confirmed the image; an
+/// alias that cannot be moved is a warning.
+///
+/// # Cancellation
+///
+/// As for [`Registry::push`]: no tag is set before everything it names is there.
+#[derive(Clone, Debug)]
+pub struct PushImage {
+    registry: Registry,
+    image: ImageInput,
+    target: ImageReference,
+    tags: TagPolicy,
+    options: PushOptions,
+}
+
+impl PushImage {
+    /// Pushes `image` to the repository of `target`.
+    #[must_use]
+    pub fn new(registry: Registry, image: impl Into<ImageInput>, target: ImageReference) -> Self {
+        Self {
+            registry,
+            image: image.into(),
+            target,
+            tags: TagPolicy::default(),
+            options: PushOptions::default(),
+        }
+    }
+
+    /// Sets which tags the image gets. If the target has a tag, only the aliases of it count.
+    #[must_use]
+    pub fn with_tags(mut self, policy: TagPolicy) -> Self {
+        self.tags = policy;
+        self
+    }
+
+    /// Sets how it is pushed.
+    #[must_use]
+    pub fn with_options(mut self, options: PushOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    fn tags(&self, context: &StepContext, digest: &Digest) -> Result<TagSet, StepError> {
+        let policy = match self.target.tag() {
+            Some(tag) => self.tags.clone().only(tag),
+            None => self.tags.clone(),
+        };
+        policy
+            .render(context.facts(), digest)
+            .map_err(|error| StepError::failed(error.to_string()))
+    }
+}
+
+#[async_trait]
+impl Step for PushImage {
+    type Output = PushedImage;
+
+    fn inputs(&self) -> Vec<InputRef> {
+        self.image.edge().into_iter().collect()
+    }
+
+    async fn run(&self, context: &StepContext) -> Result<PushedImage, StepError> {
+        let (path, name) = match &self.image {
+            ImageInput::Layout { path, image } => (path.clone(), image.clone()),
+            ImageInput::Built(input) => {
+                let built = context.resolve(input)?;
+                match built.location {
+                    // The digest: the tag in the layout may name something newer by now.
+                    ImageLocation::Layout { path, .. } => {
+                        (path, Some(built.manifest.digest.to_string()))
+                    }
+                    ImageLocation::Engine { .. } => {
+                        return Err(StepError::failed(
+                            "the image is in an engine's store; push it with the engine, or build it into a layout",
+                        ));
+                    }
+                }
+            }
+        };
+        let doing = format!("push to {}", self.target.name());
+        let path = context.job_dir().join(path);
+        let layout =
+            OciLayout::open(&path).map_err(|error| StepError::errored(doing.as_str(), error))?;
+        let wanted = name.clone();
+        let root = blocking(&layout, move |layout| layout.resolve(wanted.as_deref()))
+            .await
+            .map_err(|error| StepError::errored(doing.as_str(), error))?;
+        let tags = self.tags(context, &root.digest)?;
+        let mut options = self.options.clone();
+        options.image = Some(root.digest.to_string());
+        let pushed = drive(context, &doing, |observer| async {
+            let registry = self.registry.observed_by(observer);
+            let mut pushed: Option<PushedImage> = None;
+            for tag in &tags.unique {
+                let target = self.target.with_tag(tag.as_str())?;
+                match &mut pushed {
+                    None => {
+                        let report = registry.push(&layout, &target, &options).await?;
+                        pushed = Some(PushedImage::of(report));
+                    }
+                    Some(pushed) => {
+                        registry
+                            .tag(&pushed.reference, tag, options.existing)
+                            .await?;
+                        pushed.tags.push(tag.clone());
+                    }
+                }
+            }
+            let Some(mut pushed) = pushed else {
+                return Err(RegistryError::NoTag {
+                    reference: Box::new(self.target.clone()),
+                });
+            };
+            move_aliases(&registry, &mut pushed, &tags.aliases).await?;
+            Ok(pushed)
+        })
+        .await?;
+        for (alias, reason) in &pushed.failed_aliases {
+            context
+                .warn(format!("alias {alias} was not moved: {reason}"))
+                .await;
+        }
+        pushed.show(context).await;
+        Ok(pushed)
+    }
+}
+
+/// Moves aliases to an image, after looking whether it is really there.
+async fn move_aliases(
+    registry: &Registry,
+    pushed: &mut PushedImage,
+    aliases: &[String],
+) -> Result<(), RegistryError> {
+    if aliases.is_empty() {
+        return Ok(());
+    }
+    let own = pushed
+        .reference
+        .tag()
+        .map(|tag| pushed.reference.with_tag(tag))
+        .transpose()?;
+    let there = match own {
+        Some(own) => registry.resolve(&own).await?,
+        None => registry.resolve(&pushed.reference).await?,
+    };
+    let actual = there.map(|image| image.digest);
+    if actual.as_ref() != Some(&pushed.digest) {
+        return Err(RegistryError::Protocol {
+            registry: pushed.reference.domain().to_owned(),
+            action: format!("show {}", pushed.reference),
+            what: "the image is not under its tag after it was pushed".to_owned(),
+        });
+    }
+    for alias in aliases {
+        match registry
+            .tag(&pushed.reference, alias, ExistingTag::Move)
+            .await
+        {
+            Ok(_) => pushed.tags.push(alias.clone()),
+            // An immutable `latest` is no reason to fail a delivery.
+            Err(error) => {
+                let reason = pipeline_core::error_chain(&error);
+                pushed.failed_aliases.push((alias.clone(), reason));
+            }
+        }
+    }
+    Ok(())
+}

@@ -131,9 +131,10 @@ fn live(layout: &Layout) {
         settings.settings.as_deref(),
         Some(project.deploy_settings())
     );
-    let app_dir = root.join(project.app_dir());
+    let app_dir = root.join(project.app_dir()).canonicalize().unwrap();
+    assert_eq!(settings.folder, app_dir);
     assert_eq!(
-        settings.sqlite_files(&app_dir),
+        settings.sqlite_files(),
         [("default", app_dir.join("db.sqlite3"))]
     );
     machine.must(&project.migrate());

@@ -6,6 +6,9 @@
 //! knows (`STATIC_ROOT`, hosts, databases) it is asked: [`DjangoProject::ask_settings`] is the
 //! command and [`SiteSettings::parse`] reads the answer.
 //!
+//! [`DjangoProject::local_app`] puts all of it together for the
+//! [local target](crate::local).
+//!
 //! Python source is split into tokens and only constants are believed, so what is computed
 //! counts as unknown instead of being guessed.
 //!
@@ -34,6 +37,8 @@
 //! ```
 
 mod find_error;
+#[cfg(unix)]
+mod local_app;
 mod locate;
 mod project;
 mod pytest_config;

@@ -1,7 +1,7 @@
 //! What a project answers about its own settings.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use thiserror::Error;
@@ -15,12 +15,14 @@ const MARK: &str = "pipeline-settings:";
 /// Only plain values are asked for, so that no settings object can break the answer.
 const QUESTION: &str = r#"
 import json
+import os
 import django
 from django.conf import settings
 def text(value):
     return str(value) if value not in (None, "") else None
 print("\npipeline-settings:" + json.dumps({
     "django": django.get_version(),
+    "folder": os.getcwd(),
     "settings": settings.SETTINGS_MODULE,
     "debug": bool(settings.DEBUG),
     "allowed_hosts": [str(host) for host in settings.ALLOWED_HOSTS],
@@ -45,6 +47,9 @@ print("\npipeline-settings:" + json.dumps({
 pub struct SiteSettings {
     /// The version of Django that answered.
     pub django: String,
+    /// The folder that the answer was given in: the project's app folder. Paths below it are
+    /// different in another checkout or release.
+    pub folder: PathBuf,
     /// The settings module that answered.
     pub settings: Option<String>,
     /// Whether `DEBUG` is on.
@@ -196,14 +201,14 @@ impl SiteSettings {
             .or_else(|| Some(self.allowed_hosts.first()?.trim_start_matches('.')))
     }
 
-    /// The files of SQLite databases, with their alias. A relative name means a file in the
-    /// folder the command ran in, so it is joined to `app_dir`. Databases in memory have none.
+    /// The files of SQLite databases, with their alias. A relative name means a file in
+    /// [`folder`](Self::folder). Databases in memory have none.
     ///
     /// A file inside the release would start empty in every release: keep it in a folder that
     /// releases share and link to it. SQLite follows the link, its journals lie beside the
     /// real file.
     #[must_use]
-    pub fn sqlite_files(&self, app_dir: &Path) -> Vec<(&str, PathBuf)> {
+    pub fn sqlite_files(&self) -> Vec<(&str, PathBuf)> {
         self.databases
             .iter()
             .filter(|(_, database)| {
@@ -223,7 +228,7 @@ impl SiteSettings {
                     None => name,
                 };
                 let in_memory = file.is_empty() || file == ":memory:";
-                (!in_memory).then(|| (alias.as_str(), app_dir.join(file)))
+                (!in_memory).then(|| (alias.as_str(), self.folder.join(file)))
             })
             .collect()
     }
@@ -237,7 +242,7 @@ mod tests {
 
     fn answer(changes: &serde_json::Value) -> SiteSettings {
         let mut all = json!({
-            "django": "5.2.19", "settings": "shop.settings", "debug": false,
+            "django": "5.2.19", "folder": "/app", "settings": "shop.settings", "debug": false,
             "allowed_hosts": [], "static_root": null, "static_url": "/static/",
             "media_root": null, "installed_apps": ["django.contrib.staticfiles"],
             "middleware": [], "databases": {},
@@ -317,7 +322,7 @@ mod tests {
             "g": {"engine": "django.contrib.gis.db.backends.spatialite", "name": "geo.db"},
             "h": {"engine": sqlite, "name": null},
         }}));
-        let files = site.sqlite_files("/app".as_ref());
+        let files = site.sqlite_files();
         let files: Vec<_> = files
             .iter()
             .map(|(a, f)| (*a, f.to_str().unwrap()))

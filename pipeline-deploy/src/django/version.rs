@@ -153,6 +153,12 @@ impl VersionRange {
         }
     }
 
+    /// Whether every version is at least this one.
+    pub(super) fn is_from(&self, lowest: &str) -> bool {
+        let lowest = ReleaseNumber::parse(lowest);
+        self.lower.is_some() && self.lower >= lowest
+    }
+
     /// Whether no version is left.
     pub(super) fn is_empty(&self) -> bool {
         matches!((&self.lower, &self.upper), (Some(lower), Some(upper)) if lower >= upper)
@@ -208,5 +214,9 @@ mod tests {
         assert!(!meets("==9.2.0", "7", "9"));
         assert!(meets("==8.3.5", "7", "9"));
         assert!(!meets(">=9", "", "9"));
+        let from = |specifiers: &str| VersionRange::of_specifiers(specifiers).is_from("25.1");
+        assert!(
+            from("==27.0.1") && from(">=25.1") && !from("==23.0.0") && !from(">=20") && !from("")
+        );
     }
 }

@@ -3,6 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic, too")]
 #![expect(clippy::print_stdout, reason = "the load tests show what they counted")]
 
+#[path = "../../../examples/tests/load/mod.rs"]
+mod load;
+
+mod django_site;
 mod gunicorn;
 #[cfg(feature = "testing")]
 mod local_contract;

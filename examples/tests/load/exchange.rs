@@ -35,7 +35,7 @@ impl Target {
     /// # Panics
     /// When the address is not `http://HOST:PORT/PATH`.
     pub(super) fn new(url: &str, connections: Connections) -> Self {
-        let rest = url.strip_prefix("http://").expect("an http address");
+        let rest = url.strip_prefix("http://").unwrap();
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let keep = match connections {
             Connections::New => "close",
@@ -77,14 +77,14 @@ impl Target {
             .map_err(|error| at("sending", &error))?;
         let (status, reusable) = read_answer(&mut stream).await?;
         if reusable && self.connections == Connections::KeepAlive {
-            self.free.lock().expect("no panic while held").push(stream);
+            self.free.lock().unwrap().push(stream);
         }
         Ok(Answer { status, opened })
     }
 
     /// A connection that the server has not closed meanwhile: closing an idle one is its right.
     fn take_free(&self) -> Option<BufReader<TcpStream>> {
-        let mut free = self.free.lock().expect("no panic while held");
+        let mut free = self.free.lock().unwrap();
         while let Some(stream) = free.pop() {
             let mut byte = [0];
             let idle = stream.get_ref().try_read(&mut byte);

@@ -78,7 +78,7 @@ impl Load {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .expect("a runtime");
+            .unwrap();
         let thread = std::thread::spawn(move || runtime.block_on(run));
         Self {
             shared,
@@ -88,22 +88,18 @@ impl Load {
 
     /// Blocks until that many more requests are over, well or badly.
     pub(crate) fn wait_for_answers(&self, count: u64) {
-        let report = self.shared.report.lock().expect("no panic while held");
+        let report = self.shared.report.lock().unwrap();
         let goal = report.sent + count;
         let reached = self
             .shared
             .answered
             .wait_while(report, |report| report.sent < goal);
-        drop(reached.expect("no panic while held"));
+        drop(reached.unwrap());
     }
 
     /// The count so far.
     pub(crate) fn so_far(&self) -> LoadReport {
-        self.shared
-            .report
-            .lock()
-            .expect("no panic while held")
-            .clone()
+        self.shared.report.lock().unwrap().clone()
     }
 
     /// Sends no more, waits for the answers that are due and gives the count.
@@ -155,11 +151,7 @@ async fn generate(shared: Arc<Shared>, target: Arc<Target>, gap: Duration, timeo
                 opened,
                 failure,
             };
-            shared
-                .report
-                .lock()
-                .expect("no panic while held")
-                .add(sample);
+            shared.report.lock().unwrap().add(sample);
             shared.answered.notify_all();
         });
         while requests.try_join_next().is_some() {}

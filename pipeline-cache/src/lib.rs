@@ -6,4 +6,5 @@ compile_error!("pipeline-cache needs a Unix system: it unpacks through folder ha
 pub mod archive;
 pub mod cache;
 pub mod key;
+pub mod steps;
 pub mod store;

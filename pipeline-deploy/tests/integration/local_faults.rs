@@ -281,3 +281,37 @@ async fn a_program_that_does_not_know_its_role_is_named() {
         "{report}"
     );
 }
+
+#[tokio::test]
+async fn a_supervisor_that_is_killed_during_a_deploy_comes_back_with_the_old_release() {
+    let site = Site::new();
+    let address = live(&site.deploy("r1", "ok").await);
+    let app = Site::app().with_prepare(AppCommand::new("migrate", "sleep").with_arg("1000"));
+    let target = site.target_of(app);
+    let pid = target
+        .instance()
+        .status()
+        .await
+        .unwrap()
+        .supervisor
+        .unwrap();
+    let release = site.release("r2", "ok");
+    let options = DeployOptions::default();
+    let deploying = target.deploy(&release, &options, &Unobserved);
+    let killing = async {
+        until("the preparation to begin", || {
+            site.processes()
+                .iter()
+                .any(|command| command.contains("sleep"))
+        })
+        .await;
+        kill(pid);
+    };
+    let (result, ()) = tokio::join!(deploying, killing);
+    let error = result.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    assert_eq!(version(&address).await, "r1");
+    assert!(!site.folder.join("releases/r2").exists());
+    assert_eq!(site.processes().len(), 2, "{:?}", site.processes());
+    assert_eq!(live(&site.deploy("r3", "ok").await), address);
+}

@@ -1,7 +1,6 @@
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::{not_started, refused};
 use super::live::{Live, Running, take_running};
+use super::ports::PortClaim;
 use super::process::Process;
 use super::proxy::{Backend, Proxy, Route};
 use crate::release::DeploymentStatus;
@@ -259,9 +259,9 @@ impl Actor {
     }
 
     pub(super) fn spawn(&self, launch: Launch) -> Result<Running, Reply> {
-        let port = free_port()
+        let claim = PortClaim::new()
             .map_err(|error| refused(format!("no port is free on the loopback: {error}")))?;
-        let process = Process::spawn(&self.folders, &launch.spec, Some(port))
+        let process = Process::spawn(&self.folders, &launch.spec, Some(claim.port()))
             .map_err(|error| refused(not_started(&launch.spec.program, &error)))?;
         let (ended, messages) = (process.ended(), self.messages.clone());
         let nonce = process.nonce().to_owned();
@@ -272,7 +272,7 @@ impl Actor {
         Ok(Running {
             launch,
             process: Arc::new(process),
-            backend: Backend::new(port),
+            backend: Backend::new(claim),
             since: Instant::now(),
         })
     }
@@ -441,9 +441,4 @@ impl Actor {
             let _ = messages.send(message).await;
         });
     }
-}
-
-fn free_port() -> std::io::Result<u16> {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?.port())
 }

@@ -5,6 +5,7 @@ mod connection;
 mod inherited;
 mod live;
 mod orphans;
+mod ports;
 mod process;
 mod proxy;
 mod requests;

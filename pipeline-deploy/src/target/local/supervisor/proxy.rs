@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::ports::PortClaim;
 use super::requests::RequestWatch;
 
 /// How many connections are relayed at once if the limit of open files allows it; more wait
@@ -42,23 +43,23 @@ pub(super) enum Route {
 /// A port of a release, and how many connections it has.
 #[derive(Debug)]
 pub(super) struct Backend {
-    port: u16,
+    claim: PortClaim,
     /// It gets no new connections and should lose those it has.
     leaving: AtomicBool,
     open: watch::Sender<usize>,
 }
 
 impl Backend {
-    pub(super) fn new(port: u16) -> Arc<Self> {
+    pub(super) fn new(claim: PortClaim) -> Arc<Self> {
         Arc::new(Self {
-            port,
+            claim,
             leaving: AtomicBool::new(false),
             open: watch::Sender::new(0),
         })
     }
 
     pub(super) fn port(&self) -> u16 {
-        self.port
+        self.claim.port()
     }
 
     /// Waits until it has no connection.
@@ -156,7 +157,7 @@ async fn connect(mut route: watch::Receiver<Route>) -> Option<(TcpStream, Entere
             Route::To(backend) => Some(backend.enter()),
         };
         if let Some(entered) = entered {
-            let backend = TcpStream::connect((Ipv4Addr::LOCALHOST, entered.0.port)).await;
+            let backend = TcpStream::connect((Ipv4Addr::LOCALHOST, entered.0.port())).await;
             if let Ok(backend) = backend {
                 return Some((backend, entered));
             }
@@ -252,7 +253,10 @@ mod tests {
     async fn a_switch_moves_new_connections_and_leaves_open_ones() {
         let ((a, _a), (b, _b)) = (server("a").await, server("b").await);
         let (proxy, port) = proxy().await;
-        let (a, b) = (Backend::new(a), Backend::new(b));
+        let (a, b) = (
+            Backend::new(PortClaim::of(a)),
+            Backend::new(PortClaim::of(b)),
+        );
         proxy.route(Route::To(a.clone()));
         let mut before = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         a.open
@@ -279,7 +283,7 @@ mod tests {
             ask(&mut stream).await
         });
         let (a, _a) = server("a").await;
-        proxy.route(Route::To(Backend::new(a)));
+        proxy.route(Route::To(Backend::new(PortClaim::of(a))));
         assert_eq!(asking.await.unwrap(), "a");
     }
 

@@ -217,6 +217,9 @@ fn with_close(head: &[u8], out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     const GET: &str = "GET /a HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n";
@@ -311,5 +314,54 @@ mod tests {
     fn an_endless_head_is_passed_on() {
         let long = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(2 * HEAD_LIMIT));
         assert_eq!(pass(GET, &long, 1000), GET.to_owned() + &long);
+    }
+
+    /// Requests, pieces of requests, and anything else; none says `Connection`.
+    fn traffic() -> impl Strategy<Value = Vec<u8>> {
+        const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
+        let piece = prop_oneof![
+            4 => Just(GET.to_vec()),
+            4 => Just(POST.as_bytes().to_vec()),
+            4 => Just(CHUNKED.as_bytes().to_vec()),
+            1 => (0..CHUNKED.len()).prop_map(|at| CHUNKED.as_bytes()[at..].to_vec()),
+            1 => vec(any::<u8>(), 0..40),
+        ];
+        vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        /// Whatever passes, in whatever pieces: the only thing that is ever done is to add
+        /// the one header.
+        #[test]
+        fn nothing_but_the_header_is_added(
+            bytes in traffic(),
+            cuts in vec(1..50_usize, 1..20),
+            stays in 0..20_usize,
+        ) {
+            let mut watch = RequestWatch::default();
+            let mut out = Vec::new();
+            let mut rest = bytes.as_slice();
+            for (number, cut) in cuts.iter().cycle().enumerate() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (piece, later) = rest.split_at((*cut).min(rest.len()));
+                watch.pass(piece, number >= stays, &mut out);
+                rest = later;
+            }
+            watch.finish(&mut out);
+            let header = b"Connection: close\r\n";
+            let mut without = Vec::new();
+            let mut at = 0;
+            while at < out.len() {
+                if out[at..].starts_with(header) {
+                    at += header.len();
+                } else {
+                    without.push(out[at]);
+                    at += 1;
+                }
+            }
+            prop_assert_eq!(without, bytes);
+        }
     }
 }

@@ -14,6 +14,7 @@ use super::actor::{Actor, Message};
 use super::connection::listen;
 use super::inherited::{close_descriptors, raise_file_limit};
 use super::orphans::{end_orphans, end_own};
+use super::ports::{TARGETS, spread};
 use super::proxy::Proxy;
 use crate::target::local::folders::{Folders, State, absent, read_json, write_json};
 use crate::target::local::lock_file::{Attempt, LockFile};
@@ -23,10 +24,6 @@ use crate::target::local::tree::absolute;
 const IDLE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(500);
 const TRIM: Duration = Duration::from_secs(10);
-/// Fixed addresses come from here: below the ports that systems give to outgoing
-/// connections, so that nobody sits on ours while nothing runs.
-const PORTS: std::ops::Range<u16> = 18_000..32_000;
-
 /// Why a supervisor ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -191,20 +188,15 @@ async fn bind(state: &State) -> Result<(TcpListener, u16), SupervisorError> {
             }
         }
     }
-    // Spread by the process number, so that targets made at the same time do not race.
-    let span = u32::from(PORTS.end - PORTS.start);
-    let first = std::process::id().wrapping_mul(7919) % span;
     let mut last = None;
-    for step in 0..span {
-        let offset = u16::try_from((first + step) % span).unwrap_or_default();
-        let port = PORTS.start + offset;
+    for port in spread(TARGETS, 0) {
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
             Ok(listener) => return Ok((listener, port)),
             Err(source) => last = Some(SupervisorError::Address { port, source }),
         }
     }
     Err(last.unwrap_or(SupervisorError::Address {
-        port: PORTS.start,
+        port: TARGETS.start,
         source: io::ErrorKind::AddrInUse.into(),
     }))
 }

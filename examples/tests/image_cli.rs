@@ -1,0 +1,295 @@
+//! The binary `image` as other programs call it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tempfile::tempdir;
+
+fn image(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_image"))
+        .args(arguments)
+        .current_dir(folder)
+        .env_remove("SOURCE_DATE_EPOCH")
+        .env("DOCKER_CONFIG", folder.join("no-docker-configuration"))
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", stderr(output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// One line, and nothing on standard output.
+fn failure(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    let text = stderr(output);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+fn site(folder: &Path) {
+    for (path, content) in [
+        ("app/main.py", "print('hello')\n"),
+        ("app/.git/config", "secret"),
+        ("deps/lib/x.py", "x = 1\n"),
+    ] {
+        let path = folder.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+}
+
+const BUILD: &[&str] = &[
+    "build",
+    "--out",
+    "out",
+    "--layer",
+    "deps:/opt/deps",
+    "--layer",
+    "app:/srv/app",
+    "--exclude",
+    ".git",
+    "--env",
+    "PYTHONPATH=/opt/deps",
+    "--entrypoint",
+    r#"["python3", "/srv/app/main.py"]"#,
+    "--tag",
+    "v1",
+];
+
+#[test]
+fn context_lists_what_a_build_gets() {
+    let dir = tempdir().unwrap();
+    site(dir.path());
+    fs::write(dir.path().join(".dockerignore"), "*\n!**/*.py\n").unwrap();
+    let buildkit = stdout(&image(dir.path(), &["context", "."]));
+    assert_eq!(
+        buildkit,
+        "app/\napp/main.py\ndeps/\ndeps/lib/\ndeps/lib/x.py\n"
+    );
+    assert_eq!(
+        stdout(&image(dir.path(), &["context", ".", "--rule", "classic"])),
+        ""
+    );
+    fs::write(dir.path().join("other"), "deps\n.*\nother\n").unwrap();
+    let other = stdout(&image(
+        dir.path(),
+        &["context", ".", "--ignore-file", "other"],
+    ));
+    assert_eq!(other, "app/\napp/.git/\napp/.git/config\napp/main.py\n");
+    fs::write(dir.path().join(".dockerignore"), "a\n[\n").unwrap();
+    let error = failure(&image(dir.path(), &["context", "."]));
+    assert!(
+        error.contains("syntax error in ignore pattern \"[\""),
+        "{error}"
+    );
+    failure(&image(dir.path(), &["context", "nowhere"]));
+    assert_eq!(
+        image(dir.path(), &["context", ".", "--rule", "third"])
+            .status
+            .code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn build_says_the_digest_and_repeats_it() {
+    let (one, two) = (tempdir().unwrap(), tempdir().unwrap());
+    site(one.path());
+    site(two.path());
+    let digest = stdout(&image(one.path(), BUILD));
+    assert!(digest.starts_with("sha256:") && digest.lines().count() == 1);
+    assert_eq!(stdout(&image(one.path(), BUILD)), digest);
+    assert_eq!(stdout(&image(two.path(), BUILD)), digest);
+    assert_eq!(stdout(&image(one.path(), &["inspect", "out:v1"])), digest);
+    let json = stdout(&image(one.path(), &["inspect", "out", "--json"]));
+    let document: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(document["digest"], digest.trim());
+    assert_eq!(document["config"]["config"]["Entrypoint"][0], "python3");
+    assert_eq!(document["manifest"]["layers"].as_array().unwrap().len(), 2);
+
+    let error = failure(&image(
+        one.path(),
+        &["build", "--out", "o2", "--layer", "none:/x"],
+    ));
+    assert!(error.contains("none"), "{error}");
+    for usage in [
+        &["build", "--out", "o", "--layer", "app"][..],
+        &["build", "--out", "o", "--entrypoint", "x"],
+    ] {
+        assert_eq!(image(one.path(), usage).status.code(), Some(2));
+    }
+}
+
+#[test]
+fn a_layout_is_a_base_and_can_be_copied_and_saved() {
+    let dir = tempdir().unwrap();
+    site(dir.path());
+    let digest = stdout(&image(dir.path(), BUILD));
+    let based = [
+        "build",
+        "--out",
+        "second",
+        "--base",
+        "out:v1",
+        "--layer",
+        "app:/more",
+        "--tag",
+        "v2",
+    ];
+    let second = stdout(&image(dir.path(), &based));
+    assert_ne!(second, digest);
+    let json = stdout(&image(dir.path(), &["inspect", "./second:v2", "--json"]));
+    let document: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(document["manifest"]["layers"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        document["config"]["config"]["Env"][0],
+        "PYTHONPATH=/opt/deps"
+    );
+
+    assert_eq!(
+        stdout(&image(dir.path(), &["copy", "out:v1", "./copy:v3"])),
+        digest
+    );
+    assert_eq!(stdout(&image(dir.path(), &["inspect", "copy:v3"])), digest);
+    let error = failure(&image(dir.path(), &["copy", "out:v9", "./copy"]));
+    assert!(error.contains("\"v9\"") && error.contains("v1"), "{error}");
+
+    assert_eq!(
+        stdout(&image(
+            dir.path(),
+            &["save", "out:v1", "image.tar", "--name", "site:1"]
+        )),
+        digest
+    );
+    let mut archive = fs::read(dir.path().join("image.tar")).unwrap();
+    archive.truncate(archive.len() / 512 * 512);
+    assert!(String::from_utf8_lossy(&archive).contains(r#""RepoTags":["site:1"]"#));
+}
+
+#[test]
+fn a_registry_that_is_not_there_is_one_line() {
+    let dir = tempdir().unwrap();
+    site(dir.path());
+    stdout(&image(dir.path(), BUILD));
+    // Nothing listens on the discard port.
+    failure(&image(
+        dir.path(),
+        &["push", "out:v1", "127.0.0.1:9/site:v1"],
+    ));
+    failure(&image(
+        dir.path(),
+        &["pull", "127.0.0.1:9/site:v1", "--out", "pulled"],
+    ));
+    failure(&image(dir.path(), &["inspect", "127.0.0.1:9/site:v1"]));
+}
+
+/// A registry on a free port, ended with the test.
+struct Registry(std::process::Child, String);
+
+impl Registry {
+    fn start(folder: &Path) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let config = format!(
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
+            folder.join("registry").display()
+        );
+        fs::write(folder.join("config.yml"), config).unwrap();
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(folder.join("config.yml"))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("docker-registry");
+        let address = format!("127.0.0.1:{port}");
+        while std::net::TcpStream::connect(&address).is_err() {
+            std::thread::yield_now();
+        }
+        Self(child, address)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs docker-registry"]
+fn push_pull_and_copy_keep_the_digest() {
+    let dir = tempdir().unwrap();
+    site(dir.path());
+    let registry = Registry::start(dir.path());
+    let digest = stdout(&image(dir.path(), BUILD));
+    let name = format!("{}/team/site:v1", registry.1);
+    assert_eq!(
+        stdout(&image(dir.path(), &["push", "out:v1", &name])),
+        digest
+    );
+    let again = image(dir.path(), &["push", "out:v1", &name]);
+    assert_eq!(stdout(&again), digest);
+    assert!(
+        stderr(&again).contains("already there, 0 of"),
+        "{}",
+        stderr(&again)
+    );
+    assert_eq!(stdout(&image(dir.path(), &["inspect", &name])), digest);
+    assert_eq!(
+        stdout(&image(dir.path(), &["pull", &name, "--out", "pulled"])),
+        digest
+    );
+    assert_eq!(
+        stdout(&image(dir.path(), &["inspect", "pulled:v1"])),
+        digest
+    );
+    let other = format!("{}/other/site:v1", registry.1);
+    assert_eq!(stdout(&image(dir.path(), &["copy", &name, &other])), digest);
+    assert_eq!(
+        stdout(&image(dir.path(), &["copy", &other, "./third:x"])),
+        digest
+    );
+    // As a base it is pinned and pulled.
+    let based = [
+        "build",
+        "--out",
+        "based",
+        "--base",
+        &name,
+        "--layer",
+        "app:/more",
+    ];
+    let based = stdout(&image(dir.path(), &based));
+    assert_ne!(based, digest);
+    // A tag is not moved by accident.
+    fs::write(dir.path().join("app/main.py"), "changed").unwrap();
+    stdout(&image(dir.path(), BUILD));
+    failure(&image(dir.path(), &["push", "out:v1", &name]));
+    let moved = stdout(&image(dir.path(), &["push", "out:v1", &name, "--move-tag"]));
+    assert_ne!(moved, digest);
+    assert!(!dir.path().read_dir().unwrap().any(|entry| {
+        entry
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .starts_with("image-base-")
+    }));
+}

@@ -11,6 +11,7 @@ mod layouts;
 #[path = "../load/mod.rs"]
 mod load;
 
+mod delivery;
 mod django_projects;
 mod load_client;
 

@@ -6,6 +6,9 @@ use crate::{
     outcome::Outcome,
 };
 
+/// Characters of a command that are shown.
+const MAX_COMMAND: usize = 160;
+
 /// Whether text may carry colour codes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -39,13 +42,18 @@ impl Style {
 pub struct PlainReporter<W> {
     writer: W,
     style: Style,
+    variables_shown: bool,
 }
 
 impl<W: Write + Send + 'static> PlainReporter<W> {
     /// Writes to `writer`.
     #[must_use]
     pub fn new(writer: W, style: Style) -> Self {
-        Self { writer, style }
+        Self {
+            writer,
+            style,
+            variables_shown: false,
+        }
     }
 
     fn line(&mut self, event: &Event, text: &str) -> std::io::Result<()> {
@@ -57,7 +65,11 @@ impl<W: Write + Send + 'static> PlainReporter<W> {
         }
     }
 
+    /// Shown for the first job; those of the others differ by the job's name alone.
     fn variables(&mut self, event: &Event, data: &serde_json::Value) -> std::io::Result<()> {
+        if std::mem::replace(&mut self.variables_shown, true) {
+            return Ok(());
+        }
         for group in data["groups"].as_array().into_iter().flatten() {
             self.line(
                 event,
@@ -120,7 +132,9 @@ impl<W: Write + Send + 'static> Reporter for PlainReporter<W> {
                 let mark = self.style.paint(Outcome::Skipped, "-");
                 self.line(event, &format!("{mark} skipped: {reason}"))?;
             }
-            EventKind::CommandStarted { command } => self.line(event, &format!("$ {command}"))?,
+            EventKind::CommandStarted { command } => {
+                self.line(event, &format!("$ {}", shortened(command)))?;
+            }
             EventKind::Log { text } => self.line(event, text)?,
             EventKind::Warning { text } => self.line(event, &format!("warning: {text}"))?,
             EventKind::StepRetried {
@@ -187,6 +201,17 @@ pub(super) fn mark(outcome: Outcome) -> &'static str {
         Outcome::FailedAllowed => "!",
         Outcome::Skipped => "-",
         _ => "✗",
+    }
+}
+
+/// A command with a script inside is long; the log has all of it.
+fn shortened(command: &str) -> String {
+    let first = command.lines().next().unwrap_or_default();
+    let cut: String = first.chars().take(MAX_COMMAND).collect();
+    if cut.len() < command.len() {
+        format!("{cut} …")
+    } else {
+        cut
     }
 }
 

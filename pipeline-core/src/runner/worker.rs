@@ -45,6 +45,15 @@ pub(super) struct JobTask {
     pub(super) values: BTreeMap<InputRef, serde_json::Value>,
 }
 
+impl JobTask {
+    /// Variables of the runner and of the job, without the built-in ones.
+    fn declared(&self) -> BTreeMap<String, EnvValue> {
+        let mut declared = self.env.clone();
+        declared.extend(self.pipeline.jobs[self.index].env.clone());
+        declared
+    }
+}
+
 pub(super) async fn run_job(mut task: JobTask) {
     let started = Instant::now();
     let outcome = match enter(&task).await {
@@ -338,6 +347,7 @@ impl Bench<'_> {
         let parts = Arc::new(ContextParts {
             environment: Arc::clone(self.environment),
             env: self.env.clone(),
+            declared: self.task.declared(),
             job_dir: self.lease.path.clone(),
             artifact_dir: self.task.run_folder.join("artifacts"),
             data_dir: self.task.data_dir.clone(),

@@ -34,6 +34,9 @@ pub struct StepContext {
 pub(crate) struct ContextParts {
     pub(crate) environment: Arc<dyn Environment>,
     pub(crate) env: BTreeMap<String, EnvValue>,
+    /// Those of `env` that somebody declared: what a person sets to see a
+    /// failure again.
+    pub(crate) declared: BTreeMap<String, EnvValue>,
     pub(crate) job_dir: PathBuf,
     pub(crate) artifact_dir: PathBuf,
     pub(crate) data_dir: PathBuf,
@@ -115,12 +118,15 @@ impl StepContext {
         &self.parts.events
     }
 
-    /// A line in the step's log.
+    /// Lines in the step's log.
     pub async fn log(&self, text: impl AsRef<str> + Send) {
         let text = self.parts.events.redactor().redact(text.as_ref());
-        self.write_log(text.as_bytes());
-        self.write_log(b"\n");
-        self.parts.events.send(EventKind::Log { text }).await;
+        for line in text.lines() {
+            self.write_log(line.as_bytes());
+            self.write_log(b"\n");
+            let text = line.to_owned();
+            self.parts.events.send(EventKind::Log { text }).await;
+        }
     }
 
     /// A warning: shown now and again in the closing block.
@@ -243,23 +249,22 @@ impl StepContext {
             let rest = splitter.redactor.finish();
             self.deliver(splitter, &rest, true).await;
         }
-        let report =
-            FailureReport {
-                message: format!(
-                    "`{}` {}",
-                    redactor.redact(&command.display_line()),
-                    match exit {
-                        ExitStatus::Exited(code) => format!("exited with code {code}"),
-                        signaled => signaled.to_string(),
-                    }
-                ),
-                exit: Some(exit),
-                tail: self.notes().tail.iter().cloned().collect(),
-                reproduce: Some(redactor.redact(
-                    &command.reproduce_line(self.parts.environment.root(), &self.parts.env),
-                )),
-                detail: serde_json::Value::Null,
-            };
+        let report = FailureReport {
+            message: format!(
+                "`{}` {}",
+                redactor.redact(&command.display_line()),
+                match exit {
+                    ExitStatus::Exited(code) => format!("exited with code {code}"),
+                    signaled => signaled.to_string(),
+                }
+            ),
+            exit: Some(exit),
+            tail: self.notes().tail.iter().cloned().collect(),
+            reproduce: Some(redactor.redact(
+                &command.reproduce_line(self.parts.environment.root(), &self.parts.declared),
+            )),
+            detail: serde_json::Value::Null,
+        };
         match stopped {
             Some(StepError::TimedOut { what, .. }) => Err(StepError::TimedOut {
                 what,

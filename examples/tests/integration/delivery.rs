@@ -88,7 +88,11 @@ impl Ran {
 
     #[track_caller]
     fn says(self, text: &str) -> Self {
-        assert!(self.stderr.contains(text), "{text:?} is missing in\n{}", self.stderr);
+        assert!(
+            self.stderr.contains(text),
+            "{text:?} is missing in\n{}",
+            self.stderr
+        );
         self
     }
 
@@ -104,8 +108,14 @@ impl Ran {
 
     #[track_caller]
     fn digest(&self) -> String {
-        let line = self.stderr.lines().find(|line| line.contains(" tagged ")).unwrap();
-        let digest = line.split_whitespace().find(|word| word.starts_with("sha256:"));
+        let line = self
+            .stderr
+            .lines()
+            .find(|line| line.contains(" tagged "))
+            .unwrap();
+        let digest = line
+            .split_whitespace()
+            .find(|word| word.starts_with("sha256:"));
         digest.unwrap().to_owned()
     }
 }
@@ -114,8 +124,14 @@ impl Ran {
 fn get(address: &str, path: &str) -> (u16, String) {
     let authority = address.trim_start_matches("http://").trim_end_matches('/');
     let mut stream = TcpStream::connect(authority).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n").unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     let answer = String::from_utf8_lossy(&answer);
@@ -134,8 +150,10 @@ fn processes_in(folder: &Path) -> Vec<String> {
             let pid = entry.file_name().to_str()?.parse::<u32>().ok()?;
             let line = std::fs::read(entry.path().join("cmdline")).ok()?;
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            let here = std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
-            (pid != std::process::id() && (here || line.contains(text))).then(|| format!("{pid} {line}"))
+            let here = std::fs::read_link(entry.path().join("cwd"))
+                .is_ok_and(|cwd| cwd.starts_with(folder));
+            (pid != std::process::id() && (here || line.contains(text)))
+                .then(|| format!("{pid} {line}"))
         })
         .collect()
 }
@@ -149,21 +167,39 @@ fn usage_errors_exit_with_2() {
         &["run", "--health-path", "without-slash"],
         &["resume"],
         &["run", "--source", "/no/such/folder"],
-        &["run", "--branch", "no-such-branch", "--source", "{repository}"],
+        &[
+            "run",
+            "--branch",
+            "no-such-branch",
+            "--source",
+            "{repository}",
+        ],
         &["resume", "no-such-run"],
         &["resume", "../escape"],
     ] {
         let repository = empty_repository(delivery.dir.path());
         let args: Vec<&str> = args
             .iter()
-            .map(|arg| if *arg == "{repository}" { repository.to_str().unwrap() } else { arg })
+            .map(|arg| {
+                if *arg == "{repository}" {
+                    repository.to_str().unwrap()
+                } else {
+                    arg
+                }
+            })
             .collect();
         delivery.call(&args).exits(2);
     }
-    let secret = delivery.call(&["run", "--secret", "canary-value-without-a-name"]).exits(2);
+    let secret = delivery
+        .call(&["run", "--secret", "canary-value-without-a-name"])
+        .exits(2);
     // The parser shows what it was given; the part of the program that reads secrets does not
     // add to it.
-    assert!(secret.stderr.contains("expected NAME=VALUE"), "{}", secret.stderr);
+    assert!(
+        secret.stderr.contains("expected NAME=VALUE"),
+        "{}",
+        secret.stderr
+    );
 }
 
 fn empty_repository(dir: &Path) -> PathBuf {
@@ -172,9 +208,23 @@ fn empty_repository(dir: &Path) -> PathBuf {
         std::fs::create_dir(&folder).unwrap();
         for args in [
             &["init", "--quiet", "--initial-branch=main"][..],
-            &["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "--allow-empty", "-m", "x"],
+            &[
+                "-c",
+                "user.name=t",
+                "-c",
+                "user.email=t@localhost",
+                "commit",
+                "--quiet",
+                "--allow-empty",
+                "-m",
+                "x",
+            ],
         ] {
-            let done = Command::new("git").args(args).current_dir(&folder).status().unwrap();
+            let done = Command::new("git")
+                .args(args)
+                .current_dir(&folder)
+                .status()
+                .unwrap();
             assert!(done.success());
         }
     }
@@ -184,10 +234,26 @@ fn empty_repository(dir: &Path) -> PathBuf {
 #[test]
 fn a_plan_names_what_will_not_run_and_why() {
     let delivery = Delivery::new();
-    let plan = delivery.call(&["plan", "--release-branch", "production", "--deploy", "none"]).exits(0);
-    assert!(plan.stdout.contains("- image: will not run: branch main is not among production"), "{}", plan.stdout);
-    assert!(plan.stdout.contains("- deploy: will not run: --deploy none"), "{}", plan.stdout);
-    assert!(plan.stdout.contains("flake8 (not blocking)"), "{}", plan.stdout);
+    let plan = delivery
+        .call(&["plan", "--release-branch", "production", "--deploy", "none"])
+        .exits(0);
+    assert!(
+        plan.stdout
+            .contains("- image: will not run: branch main is not among production"),
+        "{}",
+        plan.stdout
+    );
+    assert!(
+        plan.stdout
+            .contains("- deploy: will not run: --deploy none"),
+        "{}",
+        plan.stdout
+    );
+    assert!(
+        plan.stdout.contains("flake8 (not blocking)"),
+        "{}",
+        plan.stdout
+    );
     let json = delivery.call(&["plan", "--reporter", "json"]).exits(0);
     let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!(json["jobs"].as_array().unwrap().len(), 6);
@@ -195,17 +261,30 @@ fn a_plan_names_what_will_not_run_and_why() {
 
 #[test]
 fn a_stop_without_a_site_is_no_error() {
-    Delivery::new().call(&["stop"]).exits(0).says("nothing is deployed");
+    Delivery::new()
+        .call(&["stop"])
+        .exits(0)
+        .says("nothing is deployed");
 }
 
 #[test]
 #[ignore = "needs the package index"]
 fn a_site_goes_live_and_a_second_run_changes_nothing() {
     let delivery = Delivery::new();
-    let first = delivery.run(&[]).exits(0).says("CIRCLE_BRANCH=main").says("25 passed");
+    let first = delivery
+        .run(&[])
+        .exits(0)
+        .says("CIRCLE_BRANCH=main")
+        .says("25 passed");
     assert!(first.stderr.contains("! lint/flake8"), "{}", first.stderr);
     assert!(first.stderr.contains("not blocking:"), "{}", first.stderr);
-    assert!(first.stderr.contains("No cache is found for key: deps1-main-"), "{}", first.stderr);
+    assert!(
+        first
+            .stderr
+            .contains("No cache is found for key: deps1-main-"),
+        "{}",
+        first.stderr
+    );
     let site = first.closing("site");
     let (status, page) = get(&site, "/");
     assert_eq!(status, 200);
@@ -213,10 +292,20 @@ fn a_site_goes_live_and_a_second_run_changes_nothing() {
     let (status, css) = get(&site, link);
     assert!(status == 200 && css.contains('{'), "{status} {css}");
 
-    let second = delivery.run(&[]).exits(0).says("cache hit: deps1-main-").says("nothing to deploy: release");
+    let second = delivery
+        .run(&[])
+        .exits(0)
+        .says("cache hit: deps1-main-")
+        .says("nothing to deploy: release");
     assert_eq!(second.digest(), first.digest());
     assert_eq!(second.closing("site"), site);
-    assert!(second.stderr.contains("nothing to do: restored from the cache"), "{}", second.stderr);
+    assert!(
+        second
+            .stderr
+            .contains("nothing to do: restored from the cache"),
+        "{}",
+        second.stderr
+    );
 
     delivery.call(&["stop"]).exits(0);
     assert!(TcpStream::connect(site.trim_start_matches("http://").trim_end_matches('/')).is_err());
@@ -234,7 +323,10 @@ fn two_data_folders_give_the_same_image() {
     let (one, two) = (Delivery::new(), Delivery::new());
     let args = ["--deploy", "none"];
     // Not even the bases lie at the same path.
-    assert_eq!(one.run(&args).exits(0).digest(), two.run(&args).exits(0).digest());
+    assert_eq!(
+        one.run(&args).exits(0).digest(),
+        two.run(&args).exits(0).digest()
+    );
 }
 
 #[test]
@@ -256,7 +348,10 @@ fn broken_tests_stop_the_delivery_and_can_be_seen_again() {
     let again = Command::new("bash").args(["-c", line]).output().unwrap();
     assert_eq!(again.status.code(), Some(1));
     let text = String::from_utf8_lossy(&again.stdout);
-    assert!(text.contains("test_broken_on_purpose") && text.contains("1 failed"), "{text}");
+    assert!(
+        text.contains("test_broken_on_purpose") && text.contains("1 failed"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -312,10 +407,15 @@ fn delivered(layout: &Layout) {
     let ran = delivery.run(&args);
     match layout.expect {
         Expect::Live => {
-            let ran = ran.exits(0).says(&format!("{} tests, {} passed", layout.tests, layout.tests));
+            let ran = ran
+                .exits(0)
+                .says(&format!("{} tests, {} passed", layout.tests, layout.tests));
             let site = ran.closing("site");
             let (status, page) = get(&site, "/");
-            assert!(status == 200 && page.contains(layout.page), "{status} {page}");
+            assert!(
+                status == 200 && page.contains(layout.page),
+                "{status} {page}"
+            );
             if let Some(path) = layout.static_path {
                 assert_eq!(get(&site, path).0, 200, "{path}");
             }
@@ -345,7 +445,11 @@ fn a_program_that_is_killed_at_any_moment_is_in_nobodys_way() {
         child.wait().unwrap();
     }
     let last = delivery.run(&["--source", &source_arg]).exits(0);
-    assert!(!last.stderr.contains("another run is using the folder"), "{}", last.stderr);
+    assert!(
+        !last.stderr.contains("another run is using the folder"),
+        "{}",
+        last.stderr
+    );
     let site = last.closing("site");
     assert_eq!(get(&site, "/").0, 200);
     delivery.call(&["stop"]).exits(0);
@@ -362,13 +466,23 @@ fn a_program_that_is_killed_at_any_moment_is_in_nobodys_way() {
 #[ignore = "needs the package index"]
 fn an_interrupt_cleans_up_and_exits_with_130() {
     let delivery = Delivery::new();
-    let child = delivery.begin(&["run", "--test-command", "echo begun > ../../begun; sleep 1000"]);
+    let child = delivery.begin(&[
+        "run",
+        "--test-command",
+        "echo begun > ../../begun; sleep 1000",
+    ]);
     let marker = delivery.data().join("work/begun");
     while !marker.exists() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{text}");
@@ -383,18 +497,30 @@ fn a_secret_is_in_no_file_but_the_one_that_starts_the_site() {
     let delivery = Delivery::new();
     let secret = format!("TOKEN={CANARY}");
     let ran = delivery
-        .run(&["--secret", &secret, "--reporter", "json", "--test-command", "printf '%s' \"$TOKEN\"; printf '%s' \"$TOKEN\" | base64; python -m pytest"])
+        .run(&[
+            "--secret",
+            &secret,
+            "--reporter",
+            "json",
+            "--test-command",
+            "printf '%s' \"$TOKEN\"; printf '%s' \"$TOKEN\" | base64; python -m pytest",
+        ])
         .exits(0);
     for event in ran.stdout.lines() {
         serde_json::from_str::<serde_json::Value>(event).unwrap();
     }
     assert!(ran.stdout.contains("***") && ran.stdout.contains("TOKEN=**REDACTED**"));
-    let mut sinks = vec![("stdout".to_owned(), ran.stdout), ("stderr".to_owned(), ran.stderr)];
+    let mut sinks = vec![
+        ("stdout".to_owned(), ran.stdout),
+        ("stderr".to_owned(), ran.stderr),
+    ];
     let mut folders = vec![delivery.data()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            let Ok(kind) = path.symlink_metadata().map(|found| found.file_type()) else { continue };
+            let Ok(kind) = path.symlink_metadata().map(|found| found.file_type()) else {
+                continue;
+            };
             if kind.is_dir() {
                 folders.push(path);
             } else if kind.is_file() {
@@ -411,7 +537,10 @@ fn a_secret_is_in_no_file_but_the_one_that_starts_the_site() {
     }
     for (name, text) in sinks {
         assert!(!text.contains(CANARY), "the secret is in {name}");
-        assert!(!text.contains("Y2FuYXJ5LTVlMWQvNzcr"), "the secret is in {name}, encoded");
+        assert!(
+            !text.contains("Y2FuYXJ5LTVlMWQvNzcr"),
+            "the secret is in {name}, encoded"
+        );
     }
 }
 
@@ -419,12 +548,23 @@ fn a_secret_is_in_no_file_but_the_one_that_starts_the_site() {
 #[ignore = "needs docker-registry"]
 fn a_pushed_image_is_not_pushed_again_and_a_failed_push_is_resumed() {
     let delivery = Delivery::new();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let registry = format!("127.0.0.1:{port}");
     let args = ["--registry", registry.as_str(), "--deploy", "none"];
     let failed = delivery.run(&args).exits(3).says("push");
     let resume = failed.closing("resume");
-    let run = resume.split(" resume ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    let run = resume
+        .split(" resume ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .to_owned();
 
     let config = delivery.dir.path().join("registry.yml");
     let storage = delivery.dir.path().join("registry");
@@ -449,13 +589,24 @@ fn a_pushed_image_is_not_pushed_again_and_a_failed_push_is_resumed() {
     let base = delivery.dir.path().join("base");
     let mut all = vec!["resume", &run, "--base", base.to_str().unwrap()];
     all.extend(args);
-    let resumed = delivery.call(&all).exits(0).says("prepare: kept").says("test: kept");
+    let resumed = delivery
+        .call(&all)
+        .exits(0)
+        .says("prepare: kept")
+        .says("test: kept");
     assert!(resumed.stderr.contains(" sent in "), "{}", resumed.stderr);
-    let again = delivery.run(&args).exits(0).says("already there, nothing sent");
+    let again = delivery
+        .run(&args)
+        .exits(0)
+        .says("already there, nothing sent");
     assert_eq!(again.digest(), resumed.digest());
 
     // A base from the registry: what was just pushed.
-    let tag = again.stderr.lines().find_map(|line| line.split(" tagged ").nth(1)).unwrap();
+    let tag = again
+        .stderr
+        .lines()
+        .find_map(|line| line.split(" tagged ").nth(1))
+        .unwrap();
     let reference = format!("{registry}/site:{}", tag.trim());
     delivery
         .call(&["run", "--deploy", "none", "--base", &reference])
@@ -479,7 +630,12 @@ fn the_image_is_accepted_elsewhere_and_serves_the_site() {
     let delivery = Delivery::new();
     let ran = delivery.call(&["run", "--deploy", "none"]).exits(0);
     let layout = delivery.data().join("images/site");
-    let tag = ran.stderr.lines().find_map(|line| line.split(" tagged ").nth(1)).unwrap().trim();
+    let tag = ran
+        .stderr
+        .lines()
+        .find_map(|line| line.split(" tagged ").nth(1))
+        .unwrap()
+        .trim();
     let source = format!("oci:{}:{tag}", layout.display());
     let run = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).output().unwrap();
@@ -493,15 +649,35 @@ fn the_image_is_accepted_elsewhere_and_serves_the_site() {
     let bundle = delivery.dir.path().join("bundle");
     run(
         "umoci",
-        &["unpack", "--rootless", "--image", &format!("{}:{tag}", layout.display()), bundle.to_str().unwrap()],
+        &[
+            "unpack",
+            "--rootless",
+            "--image",
+            &format!("{}:{tag}", layout.display()),
+            bundle.to_str().unwrap(),
+        ],
     );
     assert!(bundle.join("rootfs/app/manage.py").exists());
 
     let archive = delivery.dir.path().join("image.tar");
     let name = format!("django-delivery-test:{}", std::process::id());
-    run("skopeo", &["copy", "--quiet", &source, &format!("docker-archive:{}:{name}", archive.display())]);
-    run("docker", &["load", "--quiet", "--input", archive.to_str().unwrap()]);
-    let container = run("docker", &["run", "--detach", "--publish", "127.0.0.1::8000", &name]);
+    run(
+        "skopeo",
+        &[
+            "copy",
+            "--quiet",
+            &source,
+            &format!("docker-archive:{}:{name}", archive.display()),
+        ],
+    );
+    run(
+        "docker",
+        &["load", "--quiet", "--input", archive.to_str().unwrap()],
+    );
+    let container = run(
+        "docker",
+        &["run", "--detach", "--publish", "127.0.0.1::8000", &name],
+    );
     let container = container.trim();
     let address = run("docker", &["port", container, "8000"]);
     let address = format!("http://{}/", address.lines().next().unwrap());
@@ -511,10 +687,17 @@ fn the_image_is_accepted_elsewhere_and_serves_the_site() {
     });
     let css = answered.then(|| {
         let page = get(&address, "/").1;
-        let link = page.split('"').find(|part| part.ends_with(".css")).unwrap().to_owned();
+        let link = page
+            .split('"')
+            .find(|part| part.ends_with(".css"))
+            .unwrap()
+            .to_owned();
         get(&address, &link).0
     });
-    let logs = Command::new("docker").args(["logs", container]).output().unwrap();
+    let logs = Command::new("docker")
+        .args(["logs", container])
+        .output()
+        .unwrap();
     run("docker", &["rm", "--force", container]);
     run("docker", &["rmi", "--force", &name]);
     assert_eq!(css, Some(200), "{}", String::from_utf8_lossy(&logs.stderr));

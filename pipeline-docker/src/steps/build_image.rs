@@ -196,7 +196,8 @@ async fn report(cx: &StepContext, image: &BuiltImage) {
     }
     if let ImageLocation::Layout { path, .. } = &image.location {
         let tag = image.tag().unwrap_or("untagged");
-        cx.highlight("image", format!("{}:{tag}", path.display())).await;
+        cx.highlight("image", format!("{}:{tag}", path.display()))
+            .await;
     }
     cx.highlight("digest", image.digest().to_string()).await;
     cx.log(format!(

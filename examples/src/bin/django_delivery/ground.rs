@@ -43,7 +43,7 @@ impl Ground {
             None => repository
                 .find(options.branch.as_deref())
                 .await
-                .map_err(stop)?,
+                .map_err(|error| stop(&error))?,
         };
         let facts = recorded.unwrap_or_else(|| {
             let mut facts = RunFacts::new()
@@ -105,15 +105,15 @@ async fn repository(options: &Options, source: &str, data_dir: &Path) -> Result<
         inherited(),
     )
     .await
-    .map_err(stop)
+    .map_err(|error| stop(&error))
 }
 
-fn stop(error: SourceError) -> Stop {
-    let exit = match &error {
+fn stop(error: &SourceError) -> Stop {
+    let exit = match error {
         SourceError::NoSuchReference { .. } | SourceError::Empty(_) => Exit::Plan,
         _ => Exit::Infrastructure,
     };
-    Stop::new(exit, &error)
+    Stop::new(exit, error)
 }
 
 /// The last part of a path or an address, without `.git`.

@@ -419,7 +419,7 @@ impl Step for RunTests {
                 cx.warn("no test ran: the tests pass because there are none")
                     .await;
             }
-            cx.summary(&totals.to_string());
+            cx.summary(totals.to_string());
             return Ok(totals);
         }
         let message = match totals.not_passed.as_slice() {

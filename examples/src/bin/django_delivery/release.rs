@@ -65,7 +65,9 @@ impl Step for Stage {
     async fn run(&self, cx: &StepContext) -> Result<Staged, StepError> {
         let inspected = cx.resolve(&self.project)?;
         let release = cx.job_dir().join(RELEASE);
-        cx.exec(CommandSpec::new("rm").args(["-rf", APP])).await?.check()?;
+        cx.exec(CommandSpec::new("rm").args(["-rf", APP]))
+            .await?
+            .check()?;
         cx.exec(
             CommandSpec::new("git")
                 .args(["checkout-index", "--all", "--force"])
@@ -75,16 +77,22 @@ impl Step for Stage {
         .await?
         .check()?;
         let time = cx
-            .exec(CommandSpec::new("git").args(["log", "-1", "--format=%ct"]).cwd(SOURCE))
+            .exec(
+                CommandSpec::new("git")
+                    .args(["log", "-1", "--format=%ct"])
+                    .cwd(SOURCE),
+            )
             .await?;
         let committed = time.stdout().trim().parse().unwrap_or(0);
         time.check()?;
         let packages = site_packages(&cx.job_dir().join(VENV), &inspected.version);
         let deps = release.join("deps");
-        tokio::task::spawn_blocking(move || take_packages(&packages, &deps, &inspected.environment))
-            .await
-            .map_err(|error| StepError::errored("could not copy the packages", error))?
-            .map_err(|error| StepError::errored("could not copy the packages", error))?;
+        tokio::task::spawn_blocking(move || {
+            take_packages(&packages, &deps, &inspected.environment)
+        })
+        .await
+        .map_err(|error| StepError::errored("could not copy the packages", error))?
+        .map_err(|error| StepError::errored("could not copy the packages", error))?;
 
         let (project, _) = find_project(cx, &self.options)?;
         let app_dir = project.app_dir().to_owned();
@@ -151,7 +159,7 @@ impl Step for Stage {
             Some(path.to_owned())
         };
         let databases = settings
-            .sqlite_files(&release.join("app").join(&app_dir))
+            .sqlite_files()
             .iter()
             .filter_map(|(_, file)| inside(file))
             .collect();

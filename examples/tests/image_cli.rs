@@ -196,6 +196,121 @@ fn a_registry_that_is_not_there_is_one_line() {
     failure(&image(dir.path(), &["inspect", "127.0.0.1:9/site:v1"]));
 }
 
+/// Bytes that do not compress, from a fixed seed.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    (0..bytes)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        })
+        .collect()
+}
+
+/// Every blob is what its name says.
+fn assert_whole(layout: &Path) {
+    for entry in fs::read_dir(layout.join("blobs/sha256")).unwrap() {
+        let path = entry.unwrap().path();
+        let digest = pipeline_docker::oci::Digest::sha256(&fs::read(&path).unwrap());
+        assert_eq!(path.file_name().unwrap().to_str().unwrap(), digest.hex());
+    }
+}
+
+/// Killed at twelve points of its progress, the program leaves whole blobs, a readable index, and
+/// nothing in the way of the next build.
+#[test]
+fn a_killed_build_leaves_a_usable_layout() {
+    let dir = tempdir().unwrap();
+    site(dir.path());
+    fs::write(dir.path().join("deps/big"), noise(8_000_000)).unwrap();
+    let (layout, staging) = (dir.path().join("out"), dir.path().join("out/.staging"));
+    let staged = || -> u64 {
+        let Ok(entries) = fs::read_dir(&staging) else {
+            return 0;
+        };
+        entries
+            .filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()))
+            .sum()
+    };
+    let mut killed = 0;
+    for step in 0..12 {
+        let mut build = Command::new(env!("CARGO_BIN_EXE_image"))
+            .args(BUILD)
+            .current_dir(dir.path())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        while staged() < step * 700_000 && build.try_wait().unwrap().is_none() {
+            std::hint::spin_loop();
+        }
+        build.kill().unwrap();
+        if !build.wait().unwrap().success() {
+            killed += 1;
+        }
+        if layout.join("oci-layout").exists() {
+            assert_whole(&layout);
+            pipeline_docker::oci::OciLayout::open(&layout)
+                .unwrap()
+                .index()
+                .unwrap();
+        }
+        // What a finished build left would make the next one too quick to be hit.
+        if layout.exists() {
+            for blob in fs::read_dir(layout.join("blobs/sha256"))
+                .into_iter()
+                .flatten()
+            {
+                fs::remove_file(blob.unwrap().path()).unwrap();
+            }
+        }
+    }
+    assert!(killed >= 6, "{killed}");
+    let digest = stdout(&image(dir.path(), BUILD));
+    assert_eq!(stdout(&image(dir.path(), &["inspect", "out:v1"])), digest);
+    assert_whole(&layout);
+    assert_eq!(fs::read_dir(&staging).unwrap().count(), 0);
+}
+
+/// A disk that takes no more: one line that names the layer, no tag, no leftovers.
+#[test]
+fn a_full_disk_is_named_and_leaves_nothing() {
+    let dir = tempdir().unwrap();
+    site(dir.path());
+    fs::write(dir.path().join("deps/big"), noise(4_000_000)).unwrap();
+    // The limit on file sizes stands in for the disk's; both are errors of the same write.
+    let output = Command::new("sh")
+        .args([
+            "-c",
+            "trap '' XFSZ; ulimit -f 2000; exec \"$0\" \"$@\"",
+            env!("CARGO_BIN_EXE_image"),
+        ])
+        .args(BUILD)
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let error = failure(&output);
+    assert!(error.contains("copy to /opt/deps"), "{error}");
+    let layout = pipeline_docker::oci::OciLayout::open(dir.path().join("out")).unwrap();
+    assert!(layout.tags().unwrap().is_empty());
+    assert_eq!(
+        fs::read_dir(dir.path().join("out/.staging"))
+            .unwrap()
+            .count(),
+        0
+    );
+    assert_eq!(
+        fs::read_dir(dir.path().join("out/blobs/sha256"))
+            .unwrap()
+            .count(),
+        0
+    );
+    // Once there is room, the same build works.
+    stdout(&image(dir.path(), BUILD));
+}
+
 /// A registry on a free port, ended with the test.
 struct Registry(std::process::Child, String);
 

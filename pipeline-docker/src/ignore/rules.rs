@@ -119,6 +119,10 @@ impl IgnoreRules {
 
     /// Whether `path` is left out, judged by itself and the folders above it.
     ///
+    /// The walk of a [`BuildContext`](crate::context::BuildContext) is what a build sees. It differs
+    /// where a later exception names a folder that nothing left out: after `a/b` and `!a`, a build
+    /// does not get `a/b`, this answers that it is kept. Both are as in moby.
+    ///
     /// # Errors
     /// A pattern that passed the first check turns out to be malformed when it is tried.
     pub fn is_ignored(&self, path: &str) -> Result<bool, IgnoreError> {
@@ -252,7 +256,61 @@ fn read_lines(file: &[u8]) -> Result<Vec<String>, IgnoreError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Lines of parts that matter to the matcher.
+    fn lines() -> impl Strategy<Value = String> {
+        let part = prop::sample::select(vec![
+            "a", "b", "ab", "*", "**", "?", "a*", "*b", "**a", "a**", "[ab]", "[^a]", "\\a", "..",
+            ".", "[a*b]", "é",
+        ]);
+        let line = (any::<bool>(), prop::collection::vec(part, 1..4))
+            .prop_map(|(not, parts)| format!("{}{}", if not { "!" } else { "" }, parts.join("/")));
+        prop::collection::vec(line, 0..5).prop_map(|lines| lines.join("\n"))
+    }
+
+    /// What a walk down to `path` says.
+    fn walked(rules: &IgnoreRules, path: &str) -> bool {
+        let mut parent = None;
+        for (end, _) in path.match_indices('/') {
+            parent = Some(rules.judge(&path[..end], parent.as_ref()).unwrap().1);
+        }
+        rules.judge(path, parent.as_ref()).unwrap().0
+    }
+
+    /// An exception that changes nothing about a folder is not tried there, so a walk does not know
+    /// below that it would have matched. The engine's builds show the same.
+    #[test]
+    fn a_walk_may_ignore_what_a_question_does_not() {
+        let rules = IgnoreRules::parse(b"ab/ab\n!ab").unwrap();
+        assert!(walked(&rules, "ab/ab") && !rules.is_ignored("ab/ab").unwrap());
+    }
+
+    proptest! {
+        /// Without exceptions, knowing what matched the folder above changes nothing.
+        #[test]
+        fn walks_and_questions_agree(file in lines(), path in "(a|b|ab|é)(/(a|b|ab|é)){0,3}") {
+            let rules = IgnoreRules::parse(file.replace('!', "").as_bytes()).unwrap();
+            prop_assert_eq!(walked(&rules, &path), rules.is_ignored(&path).unwrap());
+        }
+
+        /// Whatever is in an ignore file, the answer is an answer or an error.
+        #[test]
+        fn nothing_panics(file in prop::collection::vec(any::<u8>(), 0..200), path in ".{0,40}") {
+            if let Ok(rules) = IgnoreRules::parse(&file) {
+                let _ = rules.is_ignored(&path);
+            }
+        }
+
+        #[test]
+        fn no_pattern_panics(file in r"[\[\]\\^!*?a-z0-9{}()|.:,-]{0,30}", path in "[a-z0-9/.]{0,20}") {
+            if let Ok(rules) = IgnoreRules::parse(file.as_bytes()) {
+                let _ = rules.is_ignored(&path);
+            }
+        }
+    }
 
     fn ignored(file: &str, path: &str) -> bool {
         IgnoreRules::parse(file.as_bytes())
@@ -342,12 +400,11 @@ mod tests {
     fn walk_and_single_question_agree() {
         let rules = IgnoreRules::parse(b"*\n!a/b\na/b/*.o\n!**/k.o").unwrap();
         for path in ["a/b/c", "a/b/x.o", "a/b/k.o", "a/z", "k.o"] {
-            let mut parent = None;
-            for (end, _) in path.match_indices('/') {
-                parent = Some(rules.judge(&path[..end], parent.as_ref()).unwrap().1);
-            }
-            let walked = rules.judge(path, parent.as_ref()).unwrap().0;
-            assert_eq!(walked, rules.is_ignored(path).unwrap(), "{path}");
+            assert_eq!(
+                walked(&rules, path),
+                rules.is_ignored(path).unwrap(),
+                "{path}"
+            );
         }
     }
 

@@ -143,6 +143,7 @@ const IGNORE_FILES: &[&str] = &[
     "{docs,app}",
     "do[a-d]s",
     "a.txt\n!a.txt\na.txt\n!a.txt",
+    "docs/api\n!docs",
 ];
 
 fn paths(root: &Path, rule: IgnoreRule) -> Vec<String> {

@@ -6,6 +6,7 @@
 //! each cold round has a registry of its own, so that nobody finds blobs of anybody else. The
 //! engine keeps layers unpacked and compresses them in every cold push; a layout holds them
 //! compressed, which is why skopeo, which also pushes from the layout, is the closer comparison.
+//! The other two are programs that are started; ours is a call with a new client each time.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 #![expect(

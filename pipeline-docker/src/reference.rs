@@ -560,4 +560,19 @@ mod tests {
         );
         assert!(serde_json::from_str::<ImageReference>("\"A B\"").is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_parses_prints_and_parses_again(text in "[a-zA-Z0-9./:@_-]{0,40}") {
+            if let Ok(reference) = text.parse::<ImageReference>() {
+                proptest::prop_assert_eq!(&parse(&reference.to_string()), &reference);
+                proptest::prop_assert_eq!(&parse(&reference.familiar()), &reference);
+            }
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".*") {
+            drop(text.parse::<ImageReference>());
+        }
+    }
 }

@@ -176,6 +176,7 @@ impl Answer {
                 registry,
                 action,
                 status,
+                retry_after,
                 answer,
             },
         }

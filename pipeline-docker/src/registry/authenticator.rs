@@ -227,13 +227,7 @@ impl Authenticator {
         };
         let mut url = Url::parse(realm)
             .map_err(|_| protocol("its token service has no valid address".to_owned()))?;
-        let trusted = match url.scheme() {
-            "https" => true,
-            // Plain HTTP is no worse than what the registry itself speaks.
-            "http" => !self.secure || url.host_str().is_some_and(is_loopback),
-            _ => false,
-        };
-        if !trusted {
+        if !may_see_credentials(self.secure, &url) {
             return Err(protocol(
                 "its token service would get the credentials in plain HTTP".to_owned(),
             ));
@@ -324,6 +318,16 @@ impl Authenticator {
     }
 }
 
+/// Whether a token service may get credentials that its registry may get.
+fn may_see_credentials(secure: bool, realm: &Url) -> bool {
+    match realm.scheme() {
+        "https" => true,
+        // Plain HTTP is no worse than what the registry itself speaks.
+        "http" => !secure || realm.host_str().is_some_and(is_loopback),
+        _ => false,
+    }
+}
+
 fn basic(username: &str, password: &Secret) -> Option<HeaderValue> {
     sensitive(format!(
         "Basic {}",
@@ -340,4 +344,36 @@ fn sensitive(text: String) -> Option<HeaderValue> {
     let mut value = HeaderValue::try_from(text).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_service_in_plain_http_gets_nothing_from_a_registry_in_tls() {
+        for (secure, realm, expected) in [
+            (true, "https://auth.example/token", true),
+            (true, "http://auth.example/token", false),
+            (true, "http://127.0.0.1:5001/token", true),
+            (false, "http://auth.example/token", true),
+            (false, "ftp://auth.example/token", false),
+            (true, "file:///etc/passwd", false),
+        ] {
+            let url = Url::parse(realm).unwrap();
+            assert_eq!(
+                may_see_credentials(secure, &url),
+                expected,
+                "{secure} {realm}"
+            );
+        }
+    }
+
+    #[test]
+    fn headers_show_no_secret() {
+        let header = basic("user", &Secret::new("pass-word")).unwrap();
+        assert_eq!(header.to_str().unwrap(), "Basic dXNlcjpwYXNzLXdvcmQ=");
+        assert_eq!(format!("{header:?}"), "Sensitive");
+        assert!(bearer("line\nbreak").is_none());
+    }
 }

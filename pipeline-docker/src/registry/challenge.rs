@@ -91,4 +91,15 @@ mod tests {
         assert_eq!(parse(&["Negotiate", "\"garbage"]), None);
         assert_eq!(parse(&[]), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_header_makes_the_parser_panic(text in "(Bearer |Basic )?[ -~]*") {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = text.parse() {
+                headers.insert(WWW_AUTHENTICATE, value);
+            }
+            drop(Challenge::from_headers(&headers));
+        }
+    }
 }

@@ -101,6 +101,8 @@ pub enum RegistryError {
         action: String,
         /// The HTTP status.
         status: u16,
+        /// How long the registry wants us to wait, if it says so.
+        retry_after: Option<Duration>,
         /// What the registry said.
         answer: String,
     },
@@ -271,6 +273,17 @@ impl RegistryError {
             | Self::SizeMismatch { .. }
             | Self::Manifest { .. } => Kind::Untrustworthy,
             Self::Layout { .. } | Self::Io { .. } => Kind::Local,
+        }
+    }
+
+    /// How long the registry wants us to wait before the next try, if it says so.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } | Self::Status { retry_after, .. } => {
+                *retry_after
+            }
+            _ => None,
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use pipeline_core::error_chain;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -259,18 +260,14 @@ async fn download(
             delays = policy.delays();
             attempt = 1;
         }
-        let after = match &error {
-            RegistryError::RateLimited { retry_after, .. } => *retry_after,
-            _ => None,
-        };
-        let Some(delay) = delays.next(after) else {
+        let Some(delay) = delays.next(error.retry_after()) else {
             return Err(error);
         };
         attempt += 1;
         let action = format!("fetch blob {}", blob.digest);
         source
             .operation
-            .retrying(&action, attempt, delay, error.to_string());
+            .retrying(&action, attempt, delay, error_chain(&error));
         tokio::time::sleep(delay).await;
     }
 }

@@ -1,7 +1,7 @@
 //! What a transfer tells, as lines and facts of a step.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pipeline_core::{StepContext, StepError, error_chain};
 use tokio::sync::mpsc;
@@ -15,12 +15,29 @@ pub(crate) const TOPIC: &str = "docker.registry";
 
 /// Hands events over to the step, which can wait.
 #[derive(Debug)]
-struct Relay(mpsc::UnboundedSender<TransferEvent>);
+struct Relay {
+    sender: mpsc::UnboundedSender<TransferEvent>,
+    /// The tenth of each blob that was told last: a person and a journal need ten of these, not
+    /// thousands, and a slow journal must not make them pile up.
+    tenths: Mutex<HashMap<Digest, u64>>,
+}
 
 impl TransferObserver for Relay {
     fn event(&self, event: &TransferEvent) {
+        if let TransferEvent::BlobProgress {
+            digest,
+            transferred,
+            size,
+        } = event
+        {
+            let tenth = transferred.saturating_mul(10) / (*size).max(1);
+            let mut tenths = self.tenths.lock().unwrap_or_else(PoisonError::into_inner);
+            if tenths.insert(digest.clone(), tenth) == Some(tenth) {
+                return;
+            }
+        }
         // The step may have stopped listening; then nobody wants to know.
-        drop(self.0.send(event.clone()));
+        drop(self.sender.send(event.clone()));
     }
 }
 
@@ -35,7 +52,10 @@ where
 {
     let (sender, mut events) = mpsc::unbounded_channel();
     let mut log = StepLog::default();
-    let transfer = transfer(Arc::new(Relay(sender)));
+    let transfer = transfer(Arc::new(Relay {
+        sender,
+        tenths: Mutex::default(),
+    }));
     tokio::pin!(transfer);
     let result = loop {
         tokio::select! {
@@ -66,8 +86,6 @@ fn step_error(doing: &str, error: RegistryError) -> StepError {
 #[derive(Default)]
 struct StepLog {
     sizes: HashMap<Digest, u64>,
-    /// The tenth of each blob that was told last.
-    tenths: HashMap<Digest, u64>,
 }
 
 impl StepLog {
@@ -76,17 +94,7 @@ impl StepLog {
             TransferEvent::BlobStarted { digest, size } => {
                 self.sizes.insert(digest.clone(), *size);
             }
-            TransferEvent::BlobProgress {
-                digest,
-                transferred,
-                size,
-            } => {
-                // A person and a journal need ten of these, not thousands.
-                let tenth = transferred.saturating_mul(10) / (*size).max(1);
-                if self.tenths.insert(digest.clone(), tenth) == Some(tenth) {
-                    return;
-                }
-            }
+            TransferEvent::BlobProgress { .. } => {}
             TransferEvent::BlobFinished { digest, outcome } => {
                 let size = human(self.sizes.get(digest).copied().unwrap_or_default());
                 let what = match outcome {

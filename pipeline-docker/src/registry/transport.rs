@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pipeline_core::error_chain;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue};
 use reqwest::{Certificate, Client, Method, NoProxy, Proxy, Url, redirect};
 use tokio::sync::OnceCell;
@@ -257,22 +258,21 @@ impl Transport {
         let mut delays = self.options.retry.delays();
         let mut attempt = 1;
         loop {
-            let (error, retry_after) = match send().await {
+            let error = match send().await {
                 Ok(answer) if retry::is_retryable_status(answer.status()) => {
-                    let retry_after = retry::retry_after(answer.headers());
-                    (answer.into_error().await, retry_after)
+                    answer.into_error().await
                 }
                 Ok(answer) => return Ok(answer),
-                Err(error) => (error, None),
+                Err(error) => error,
             };
             if !error.is_retryable() {
                 return Err(error);
             }
-            let Some(delay) = delays.next(retry_after) else {
+            let Some(delay) = delays.next(error.retry_after()) else {
                 return Err(error);
             };
             attempt += 1;
-            operation.retrying(action, attempt, delay, error.to_string());
+            operation.retrying(action, attempt, delay, error_chain(&error));
             tokio::time::sleep(delay).await;
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pipeline_core::error_chain;
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION};
 use reqwest::{Method, Url};
 
@@ -167,7 +168,7 @@ impl Repository {
             };
             attempt += 1;
             self.operation
-                .retrying(&action, attempt, delay, error.to_string());
+                .retrying(&action, attempt, delay, error_chain(&error));
             tokio::time::sleep(delay).await;
             // The broken request may have been the one that completed it.
             if self.has_blob(&blob.digest).await? {

@@ -279,3 +279,73 @@ async fn public_images_are_pulled_without_credentials() {
     assert_eq!(error.kind(), RegistryErrorKind::Unauthorized);
     assert!(error.to_string().contains("docker login"), "{error}");
 }
+
+#[tokio::test]
+#[ignore = "needs docker-registry and htpasswd"]
+async fn credentials_do_not_follow_to_other_hosts() {
+    let account = Some(("user".to_owned(), "password".to_owned()));
+    let guarded = Server::start_with(&Setup {
+        password: account,
+        ..Setup::default()
+    });
+    let store = Server::start();
+    let (registry, elsewhere) = (
+        Proxy::start(&guarded.address).await,
+        Proxy::start(&store.address).await,
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let (layout, _) = image(&folder.path().join("out"), &[("base", 1_000)]);
+    let target = reference(format!("{}/app:1", registry.address));
+    let options = options()
+        .with_credentials(password(&registry.address, "user", "password"))
+        .with_parallel(1);
+    let client = Registry::new(options).unwrap();
+
+    // A blob that lies in a store of its own, as content delivery networks have it.
+    let same = reference(format!("{}/app:1", elsewhere.address));
+    crate::fixture::client()
+        .push(&layout, &same, &PushOptions::default())
+        .await
+        .unwrap();
+    client
+        .push(&layout, &target, &PushOptions::default())
+        .await
+        .unwrap();
+    assert!(registry.authorized() > 0);
+    let root = layout.resolve(None).unwrap();
+    let platform = pipeline_docker::oci::Platform::host();
+    let layer = layout.image(&root, &platform).unwrap().manifest.layers[0].clone();
+    let path = format!("/v2/app/blobs/{}", layer.digest);
+    let location = format!("http://{}{path}", elsewhere.address);
+    let redirect = Fault::Answer(307, vec![("location".to_owned(), location)], String::new());
+    registry.fault("GET", &path, 1, redirect);
+    elsewhere.take_log();
+    let back = OciLayout::create(folder.path().join("in")).unwrap();
+    client
+        .pull(&target, &back, &PullOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(elsewhere.take_log(), [format!("GET {path}")]);
+
+    // An upload that goes on in a store of its own, by a signed address.
+    let location = format!(
+        "http://{}/v2/app/blobs/uploads/signed?by=us",
+        elsewhere.address
+    );
+    let accepted = Fault::Answer(202, vec![("location".to_owned(), location)], String::new());
+    let created = Fault::Answer(201, Vec::new(), String::new());
+    registry.fault("POST", "/v2/other/blobs/uploads/", 1, accepted);
+    elsewhere.fault("PUT", "/v2/app/blobs/uploads/signed", 1, created);
+    let other = reference(format!("{}/other:1", registry.address));
+    // The registry behind never saw that blob, so the push cannot end well.
+    let error = client
+        .push(&layout, &other, &PushOptions::default())
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("MANIFEST_BLOB_UNKNOWN"),
+        "{error}"
+    );
+    assert_eq!((elsewhere.unmet(), registry.unmet()), (0, 0));
+    assert_eq!(elsewhere.authorized(), 0);
+}

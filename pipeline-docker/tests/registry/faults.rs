@@ -15,7 +15,7 @@ use crate::proxy::{Fault, Proxy};
 use crate::server::Server;
 
 struct Scene {
-    _server: Server,
+    server: Server,
     proxy: Proxy,
     folder: TempDir,
     layout: OciLayout,
@@ -31,7 +31,7 @@ impl Scene {
         let (layout, pushed) = image(&folder.path().join("out"), layers);
         let target = reference(format!("{}/team/app:1", proxy.address));
         Self {
-            _server: server,
+            server,
             proxy,
             folder,
             layout,
@@ -419,4 +419,80 @@ async fn a_dropped_push_leaves_the_tag_alone() {
         () = reached => {}
     }
     assert_eq!(client().resolve(&scene.target).await.unwrap(), None);
+}
+
+#[tokio::test]
+#[ignore = "needs docker-registry"]
+async fn a_registry_that_is_often_busy_costs_little_more() {
+    let names: Vec<String> = (1..=20).map(|number| "x".repeat(number)).collect();
+    let layers: Vec<(&str, usize)> = names.iter().map(|name| (name.as_str(), 60_000)).collect();
+    let scene = Scene::new(&layers).await;
+    scene.proxy.busy_every(20);
+    let report = scene.push(&client()).await;
+    assert!(report.retries >= 3, "{report:?}");
+    let manifest = scene.layout.blob_size(&scene.digest).unwrap();
+    let most = (report.size + manifest) * 12 / 10;
+    assert!(report.bytes_sent <= most, "{} of {most}", report.bytes_sent);
+}
+
+#[tokio::test]
+#[ignore = "needs docker-registry"]
+async fn a_layout_that_is_damaged_is_not_pushed() {
+    for damage in ["missing", "short", "changed"] {
+        let scene = Scene::new(&[("base", 10_000)]).await;
+        let root = scene.layout.resolve(None).unwrap();
+        let platform = pipeline_docker::oci::Platform::host();
+        let layer = scene
+            .layout
+            .image(&root, &platform)
+            .unwrap()
+            .manifest
+            .layers[0]
+            .clone();
+        let path = scene.layout.blob_path(&layer.digest);
+        let mut bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let expected = match damage {
+            "missing" => RegistryErrorKind::Local,
+            "short" => {
+                std::fs::write(&path, &bytes[1..]).unwrap();
+                RegistryErrorKind::Local
+            }
+            _ => {
+                bytes[0] ^= 1;
+                std::fs::write(&path, &bytes).unwrap();
+                // The registry computes the digest.
+                RegistryErrorKind::Invalid
+            }
+        };
+        let error = scene.push_error(&client()).await;
+        assert_eq!(error.kind(), expected, "{damage}: {error}");
+        if damage == "changed" {
+            assert!(error.to_string().contains("DIGEST_INVALID"), "{error}");
+        } else {
+            let log = scene.proxy.take_log();
+            assert!(!log.iter().any(|line| line.starts_with("POST")), "{log:?}");
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs docker-registry"]
+async fn a_registry_that_dies_in_the_middle_of_a_push_is_an_error() {
+    let mut scene = Scene::new(&[("base", 400_000)]).await;
+    scene.proxy.fault("PUT", "/blobs/uploads/", 2, Fault::Stall);
+    let registry = client();
+    let options = PushOptions::default();
+    let push = registry.push(&scene.layout, &scene.target, &options);
+    let die = async {
+        while scene.proxy.unmet() > 0 {
+            tokio::task::yield_now().await;
+        }
+        scene.proxy.close();
+        scene.server.kill();
+    };
+    let (error, ()) = tokio::join!(push, die);
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), RegistryErrorKind::Unavailable, "{error:?}");
+    assert!(error.is_retryable());
 }

@@ -43,6 +43,11 @@ struct Rule {
 struct Shared {
     rules: VecDeque<Rule>,
     log: Vec<String>,
+    /// Requests that carried our credentials.
+    authorized: usize,
+    /// Every how many requests the proxy is busy.
+    busy_every: Option<usize>,
+    requests: usize,
 }
 
 /// A running proxy; stopped when dropped.
@@ -88,6 +93,21 @@ impl Proxy {
         std::mem::take(&mut self.shared.lock().unwrap().log)
     }
 
+    /// Every so many requests are answered with 503.
+    pub(crate) fn busy_every(&self, requests: usize) {
+        self.shared.lock().unwrap().busy_every = Some(requests);
+    }
+
+    /// How many requests carried credentials.
+    pub(crate) fn authorized(&self) -> usize {
+        self.shared.lock().unwrap().authorized
+    }
+
+    /// Cuts all connections and takes no new ones.
+    pub(crate) fn close(&self) {
+        self.task.abort();
+    }
+
     /// The faults that nothing has met.
     pub(crate) fn unmet(&self) -> usize {
         self.shared
@@ -115,6 +135,13 @@ fn take_fault(shared: &Mutex<Shared>, head: &Head) -> Option<Fault> {
         .unwrap_or_default()
         .to_owned();
     shared.log.push(format!("{} {path}", head.method()));
+    shared.authorized += usize::from(head.get("authorization").is_some());
+    shared.requests += 1;
+    if let Some(every) = shared.busy_every
+        && shared.requests.is_multiple_of(every)
+    {
+        return Some(Fault::Answer(503, Vec::new(), String::new()));
+    }
     let rule = shared.rules.iter_mut().find(|rule| {
         rule.left > 0 && rule.method == head.method() && head.target().contains(&rule.path)
     })?;

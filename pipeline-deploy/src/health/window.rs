@@ -14,6 +14,9 @@ pub struct HealthWindow {
     pub interval: Duration,
     /// How many healthy answers in a row are wanted. Default: 1.
     pub in_a_row: u32,
+    /// After how many unhealthy *answers* to give up before the time is over. An endpoint
+    /// that does not answer at all is not counted: it may be starting. Default: none.
+    pub bad_answers: Option<u32>,
 }
 
 impl Default for HealthWindow {
@@ -22,6 +25,7 @@ impl Default for HealthWindow {
             limit: Duration::from_secs(30),
             interval: Duration::from_millis(250),
             in_a_row: 1,
+            bad_answers: None,
         }
     }
 }
@@ -34,6 +38,8 @@ pub enum Waited {
     Healthy(Health),
     /// The time is over; the last answer, when there was one.
     TimedOut(Option<Health>),
+    /// There were too many bad answers; the last one.
+    GivenUp(Health),
 }
 
 impl HealthWindow {
@@ -58,6 +64,13 @@ impl HealthWindow {
         self
     }
 
+    /// Sets after how many unhealthy answers to give up.
+    #[must_use]
+    pub fn with_bad_answers(mut self, count: u32) -> Self {
+        self.bad_answers = Some(count);
+        self
+    }
+
     /// Asks until it is healthy or the time is over; `heard` gets every verdict.
     ///
     /// # Cancellation
@@ -71,6 +84,7 @@ impl HealthWindow {
         let deadline = Instant::now() + self.limit;
         let mut last = None;
         let mut good = 0;
+        let mut bad = 0;
         let mut attempt = 0;
         loop {
             let Ok(health) = timeout_at(deadline, check.probe(endpoint)).await else {
@@ -81,6 +95,12 @@ impl HealthWindow {
             good = if health.is_healthy() { good + 1 } else { 0 };
             if health.is_healthy() && good >= self.in_a_row {
                 return Waited::Healthy(health);
+            }
+            if !health.is_healthy() && health.answer().is_some() {
+                bad += 1;
+                if self.bad_answers.is_some_and(|most| bad >= most) {
+                    return Waited::GivenUp(health);
+                }
             }
             last = Some(health);
             if Instant::now() + self.interval >= deadline {
@@ -99,6 +119,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::health::Answer;
 
     /// Healthy at the probes whose bit is set.
     #[derive(Debug)]
@@ -143,6 +164,35 @@ mod tests {
         let (waited, heard) = run(0b11_0101, HealthWindow::default().with_in_a_row(2)).await;
         assert!(matches!(waited, Waited::Healthy(_)));
         assert_eq!(heard, 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_gives_up_after_bad_answers_but_not_after_silence() {
+        #[derive(Debug)]
+        struct Slow(AtomicU32);
+        impl fmt::Display for Slow {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("slow")
+            }
+        }
+        #[async_trait]
+        impl HealthCheck for Slow {
+            async fn probe(&self, _: &Endpoint) -> Health {
+                let health = Health::unhealthy("no");
+                match self.0.fetch_add(1, Ordering::Relaxed) {
+                    0..10 => health,
+                    _ => health.with_answer(Answer::new(500, "")),
+                }
+            }
+        }
+        let window = HealthWindow::default().with_bad_answers(2);
+        let mut heard = 0;
+        let check = Slow(AtomicU32::new(0));
+        let waited = window
+            .wait(&check, &Endpoint::loopback(1), |attempt, _| heard = attempt)
+            .await;
+        assert!(matches!(waited, Waited::GivenUp(_)), "{waited:?}");
+        assert_eq!(heard, 12);
     }
 
     #[tokio::test(start_paused = true)]

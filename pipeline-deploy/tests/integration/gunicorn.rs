@@ -68,7 +68,7 @@ fn app(worker: &str) -> LocalApp {
         .with_drain(Duration::from_secs(5))
         .with_window(
             HealthWindow::default()
-                .with_limit(Duration::from_secs(10))
+                .with_limit(Duration::from_secs(60))
                 .with_interval(Duration::from_millis(50)),
         )
 }
@@ -174,7 +174,8 @@ async fn switches_under_load(worker: &'static str, keep_alive_clients: usize) {
         clients.spawn(keep_alive_load(address.clone(), tally.clone()));
     }
     let short = HealthWindow::default()
-        .with_limit(Duration::from_secs(1))
+        .with_limit(Duration::from_secs(60))
+        .with_bad_answers(3)
         .with_interval(Duration::from_millis(100));
     let hasty = site.target_of(app(worker).with_window(short));
     for round in 1..=5 {

@@ -15,7 +15,8 @@ use crate::site::{Site, get};
 impl TargetFixture for Site {
     fn target(&self) -> Arc<dyn DeployTarget> {
         let window = HealthWindow::default()
-            .with_limit(Duration::from_secs(2))
+            .with_limit(Duration::from_secs(60))
+            .with_bad_answers(3)
             .with_interval(Duration::from_millis(50));
         Arc::new(self.target_of(Site::app().with_window(window)))
     }

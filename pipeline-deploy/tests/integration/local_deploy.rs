@@ -74,7 +74,8 @@ async fn a_sick_release_leaves_the_old_one_serving_and_shows_its_answer() {
     let before = get(&address, "/").await.unwrap();
     let app = Site::app().with_window(
         HealthWindow::default()
-            .with_limit(Duration::from_secs(1))
+            .with_limit(Duration::from_secs(60))
+            .with_bad_answers(3)
             .with_interval(Duration::from_millis(50)),
     );
     let report = deploy(&site.target_of(app), &site.release("r2", "sick")).await;
@@ -100,7 +101,7 @@ async fn a_sick_release_leaves_the_old_one_serving_and_shows_its_answer() {
 #[tokio::test]
 async fn a_refused_host_is_named_from_the_log() {
     let site = Site::new();
-    let app = Site::app().with_window(HealthWindow::default().with_limit(Duration::from_secs(1)));
+    let app = Site::app().with_window(HealthWindow::default().with_bad_answers(3));
     let report = deploy(&site.target_of(app), &site.release("r1", "host")).await;
     let DeployReport::RolledBack {
         why,

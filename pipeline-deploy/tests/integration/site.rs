@@ -109,7 +109,7 @@ impl Site {
             .with_stop_grace(Duration::from_secs(5))
             .with_window(
                 HealthWindow::default()
-                    .with_limit(Duration::from_secs(10))
+                    .with_limit(Duration::from_secs(60))
                     .with_interval(Duration::from_millis(50)),
             )
     }
@@ -164,7 +164,7 @@ pub(crate) fn live(report: &DeployReport) -> String {
 
 /// Polls a condition; the limit only ends a test that would fail.
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         sleep(Duration::from_millis(20)).await;

@@ -201,6 +201,13 @@ impl LocalTarget {
                 None => Ok(health),
                 Some(end) => Err(gone(&end)),
             },
+            Waited::GivenUp(last) => {
+                let what = format!(
+                    "the release answers, but is not healthy: {}",
+                    last.summary()
+                );
+                Err(self.unhealthy(what, Some(last), log))
+            }
             Waited::TimedOut(last) => {
                 let limit = self.app.window.limit;
                 let seen = last.as_ref().map_or("no answer at all", Health::summary);

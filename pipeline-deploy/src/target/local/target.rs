@@ -173,17 +173,15 @@ impl DeployTarget for LocalTarget {
         let log = self.folders().logs(&folder).join("serve.log");
         let endpoint = Endpoint::loopback(status.port);
         let check = self.app.health.as_ref();
-        Ok(
-            match self.app.window.wait(check, &endpoint, |_, _| {}).await {
-                Waited::Healthy(health) => Verified::Good(health),
-                Waited::TimedOut(last) => {
-                    let what = format!("the release is not healthy at {}", deployment.address);
-                    let mut failure = self.unhealthy(what, last, &log);
-                    failure.stage = FailureStage::Verify;
-                    Verified::Bad(failure)
-                }
-            },
-        )
+        let last = match self.app.window.wait(check, &endpoint, |_, _| {}).await {
+            Waited::Healthy(health) => return Ok(Verified::Good(health)),
+            Waited::GivenUp(last) => Some(last),
+            Waited::TimedOut(last) => last,
+        };
+        let what = format!("the release is not healthy at {}", deployment.address);
+        let mut failure = self.unhealthy(what, last, &log);
+        failure.stage = FailureStage::Verify;
+        Ok(Verified::Bad(failure))
     }
 
     async fn commit(&self, _plan: &DeployPlan) -> Result<(), DeployError> {

@@ -9,7 +9,7 @@ use pipeline_core::Secret;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Url};
 use serde::Deserialize;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::Mutex;
 
 use super::challenge::Challenge;
 use super::credentials::Credentials;
@@ -35,8 +35,15 @@ pub(crate) struct Authenticator {
     registry: String,
     /// Whether the registry is spoken to in TLS.
     secure: bool,
-    credentials: OnceCell<Option<Credentials>>,
+    known: Mutex<Option<Known>>,
     state: Mutex<State>,
+}
+
+/// What the source said, and when.
+#[derive(Debug)]
+struct Known {
+    credentials: Option<Credentials>,
+    asked_at: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +70,7 @@ impl Authenticator {
         Self {
             registry: registry.to_owned(),
             secure,
-            credentials: OnceCell::new(),
+            known: Mutex::new(None),
             state: Mutex::new(State {
                 challenge,
                 tokens: HashMap::new(),
@@ -71,20 +78,35 @@ impl Authenticator {
         }
     }
 
-    /// The credentials for this registry, asked for once.
+    /// The credentials for this registry, asked for again once they are old.
     pub(crate) async fn credentials(
         &self,
         transport: &Transport,
-    ) -> Result<Option<&Credentials>, RegistryError> {
-        let found = self
-            .credentials
-            .get_or_try_init(|| transport.options().credentials.credentials(&self.registry))
-            .await
-            .map_err(|source| RegistryError::Credentials {
-                registry: self.registry.clone(),
-                source: Box::new(source),
-            })?;
-        Ok(found.as_ref())
+    ) -> Result<Option<Credentials>, RegistryError> {
+        let options = transport.options();
+        let mut known = self.known.lock().await;
+        if let Some(known) = known.as_ref()
+            && known.asked_at.elapsed() < options.credentials_lifetime
+        {
+            return Ok(known.credentials.clone());
+        }
+        match options.credentials.credentials(&self.registry).await {
+            Ok(credentials) => {
+                *known = Some(Known {
+                    credentials: credentials.clone(),
+                    asked_at: Instant::now(),
+                });
+                Ok(credentials)
+            }
+            Err(source) => match known.as_ref() {
+                // A keychain that was locked meanwhile does not break a push that is under way.
+                Some(known) => Ok(known.credentials.clone()),
+                None => Err(RegistryError::Credentials {
+                    registry: self.registry.clone(),
+                    source: Box::new(source),
+                }),
+            },
+        }
     }
 
     /// Whether the registry has asked who we are.
@@ -106,7 +128,7 @@ impl Authenticator {
         match state.challenge.clone() {
             None => Ok(None),
             Some(Challenge::Basic) => match self.credentials(transport).await? {
-                Some(Credentials::Password { username, password }) => basic(username, password)
+                Some(Credentials::Password { username, password }) => basic(&username, &password)
                     .map(Some)
                     .ok_or_else(|| self.unusable(action)),
                 Some(Credentials::AccessToken { token }) => bearer(token.expose())
@@ -188,8 +210,9 @@ impl Authenticator {
     }
 
     /// The error for a request that stays refused.
-    pub(crate) fn unauthorized(&self, action: &str, answer: String) -> RegistryError {
-        let advice = match self.credentials.get().and_then(Option::as_ref) {
+    pub(crate) async fn unauthorized(&self, action: &str, answer: String) -> RegistryError {
+        let known = self.known.lock().await;
+        let advice = match known.as_ref().and_then(|known| known.credentials.as_ref()) {
             Some(Credentials::Password { username, .. }) => {
                 format!(
                     "the password of user {username:?} is not accepted or not enough; log in again"
@@ -236,10 +259,8 @@ impl Authenticator {
         let request = match self.credentials(transport).await? {
             Some(Credentials::AccessToken { token }) => {
                 let header = bearer(token.expose()).ok_or_else(|| self.unusable(action))?;
-                return Ok(Token {
-                    header,
-                    renew_at: None,
-                });
+                let renew_at = Instant::now().checked_add(transport.options().credentials_lifetime);
+                return Ok(Token { header, renew_at });
             }
             Some(Credentials::IdentityToken { token }) => {
                 // The form encoder of the URL type; the address itself is not sent.
@@ -270,8 +291,9 @@ impl Authenticator {
                     }
                 }
                 if let Some(Credentials::Password { username, password }) = other {
-                    url.query_pairs_mut().append_pair("account", username);
-                    let header = basic(username, password).ok_or_else(|| self.unusable(action))?;
+                    url.query_pairs_mut().append_pair("account", &username);
+                    let header =
+                        basic(&username, &password).ok_or_else(|| self.unusable(action))?;
                     headers.insert(AUTHORIZATION, header);
                 }
                 Request::new(Method::GET, url).with_headers(headers)
@@ -285,7 +307,9 @@ impl Authenticator {
         match answer.status() {
             200 => {}
             // 400 is what OAuth says about a bad refresh token.
-            400 | 401 | 403 => return Err(self.unauthorized(action, answer.into_text().await)),
+            400 | 401 | 403 => {
+                return Err(self.unauthorized(action, answer.into_text().await).await);
+            }
             _ => return Err(answer.into_error().await),
         }
         let bytes = answer.into_bytes(MAX_ANSWER).await?;

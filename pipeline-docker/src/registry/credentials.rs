@@ -86,7 +86,10 @@ pub enum CredentialError {
 ///
 /// `registry` is the domain as users write it, with its port: `docker.io`, `localhost:5000`. The
 /// answer `None` means that this source knows nothing about it; the next source or anonymous
-/// access is tried then. A client asks once per registry and keeps the answer.
+/// access is tried then. A client keeps the
+/// answer for a while
+/// ([`RegistryOptions::credentials_lifetime`](super::RegistryOptions::credentials_lifetime)); if it
+/// cannot get a new one, it goes on with the old one.
 ///
 /// # Errors
 ///

@@ -20,6 +20,9 @@ pub struct RegistryOptions {
     /// environment unless [`CredentialChain::from_env`](super::CredentialChain::from_env) is
     /// given here.
     pub credentials: Arc<dyn CredentialSource>,
+    /// How long an answer of the credential source counts; then it is asked again, so that a
+    /// program that runs for days follows a changed password. Default 300 s.
+    pub credentials_lifetime: Duration,
     /// Registries (`host` or `host:port`) that are spoken to in plain HTTP. Default none.
     ///
     /// Loopback addresses and `localhost` need no entry: what they speak is found out, plain HTTP
@@ -57,6 +60,7 @@ impl Default for RegistryOptions {
     fn default() -> Self {
         Self {
             credentials: Arc::new(Anonymous),
+            credentials_lifetime: Duration::from_secs(300),
             plain_http: BTreeSet::new(),
             ca_pem: Vec::new(),
             proxy: None,
@@ -78,6 +82,13 @@ impl RegistryOptions {
     #[must_use]
     pub fn with_credentials(mut self, source: impl CredentialSource + 'static) -> Self {
         self.credentials = Arc::new(source);
+        self
+    }
+
+    /// Sets how long an answer of the credential source counts.
+    #[must_use]
+    pub fn with_credentials_lifetime(mut self, lifetime: Duration) -> Self {
+        self.credentials_lifetime = lifetime;
         self
     }
 

@@ -226,7 +226,8 @@ impl Transport {
                 None => {
                     return Err(host
                         .authenticator
-                        .unauthorized(action, answer.into_text().await));
+                        .unauthorized(action, answer.into_text().await)
+                        .await);
                 }
             }
         }

@@ -3,8 +3,8 @@
 use pipeline_core::Secret;
 use pipeline_docker::oci::OciLayout;
 use pipeline_docker::registry::{
-    BlobOutcome, Credentials, DockerConfig, PullOptions, PushOptions, Registry, RegistryErrorKind,
-    StaticCredentials,
+    BlobOutcome, CredentialError, CredentialSource, Credentials, DockerConfig, PullOptions,
+    PushOptions, Registry, RegistryErrorKind, StaticCredentials,
 };
 
 use crate::fixture::{client, image, options, password, reference};
@@ -348,4 +348,56 @@ async fn credentials_do_not_follow_to_other_hosts() {
     );
     assert_eq!((elsewhere.unmet(), registry.unmet()), (0, 0));
     assert_eq!(elsewhere.authorized(), 0);
+}
+
+/// A password that changes every time somebody asks, and a keychain that is locked at last.
+#[derive(Debug, Default)]
+struct Changing(std::sync::atomic::AtomicUsize);
+
+impl std::fmt::Display for Changing {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("changing")
+    }
+}
+
+#[async_trait::async_trait]
+impl CredentialSource for Changing {
+    async fn credentials(&self, registry: &str) -> Result<Option<Credentials>, CredentialError> {
+        let password = match self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            0 => "old-password",
+            1 => "new-password",
+            _ => {
+                return Err(CredentialError::Other {
+                    origin: self.to_string(),
+                    registry: registry.to_owned(),
+                    source: "locked".into(),
+                });
+            }
+        };
+        Ok(Some(Credentials::password("user", Secret::new(password))))
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs docker-registry and htpasswd"]
+async fn old_credentials_are_asked_for_again() {
+    let account = Some(("user".to_owned(), "new-password".to_owned()));
+    let server = Server::start_with(&Setup {
+        password: account,
+        ..Setup::default()
+    });
+    let keeping = options().with_credentials(Changing::default());
+    let asking = keeping.clone().with_credentials(Changing::default());
+    let asking = asking.with_credentials_lifetime(std::time::Duration::ZERO);
+    let keeping = Registry::new(keeping).unwrap();
+    let asking = Registry::new(asking).unwrap();
+    for _ in 0..2 {
+        let error = keeping.login(&server.address).await.unwrap_err();
+        assert_eq!(error.kind(), RegistryErrorKind::Unauthorized, "{error}");
+    }
+    assert!(asking.login(&server.address).await.is_err());
+    for _ in 0..2 {
+        // The second time from the locked keychain: what was known goes on to count.
+        asking.login(&server.address).await.unwrap();
+    }
 }

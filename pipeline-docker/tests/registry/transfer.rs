@@ -403,3 +403,47 @@ async fn an_index_that_names_a_manifest_twice_is_stored_in_order() {
     assert_eq!(report.digest, root.digest);
     assert_eq!(report.blobs.len(), 2);
 }
+
+/// A file system of a few MiB.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn mount(at: &std::path::Path) -> Self {
+        std::fs::create_dir(at).unwrap();
+        let options = ["-t", "tmpfs", "-o", "size=3m", "tmpfs"];
+        run(Command::new("mount").args(options).arg(at));
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg(&self.0).status());
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs docker-registry, and root to mount a small file system"]
+async fn a_full_disk_ends_a_pull_and_leaves_nothing() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let (layout, _) = image(&folder.path().join("out"), &[("base", 4_000_000)]);
+    let registry = client();
+    let target = reference(format!("{}/app:1", server.address));
+    registry
+        .push(&layout, &target, &PushOptions::default())
+        .await
+        .unwrap();
+    let small = Small::mount(&folder.path().join("small"));
+    let back = OciLayout::create(small.0.join("layout")).unwrap();
+    let error = registry
+        .pull(&target, &back, &PullOptions::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), RegistryErrorKind::Local, "{error}");
+    let text = pipeline_core::error_chain(&error);
+    assert!(text.contains("No space left on device"), "{text}");
+    assert_eq!(back.tags().unwrap(), Vec::<String>::new());
+    let staging = std::fs::read_dir(small.0.join("layout/.staging")).unwrap();
+    assert_eq!(staging.count(), 0);
+}

@@ -74,6 +74,9 @@ impl Registry {
     /// counts. Every byte is checked against its digest before it appears in the layout; blobs
     /// that the layout has are not fetched. A download that breaks off goes on where it stopped.
     ///
+    /// A manifest of Docker's own type, as engines push it, is kept as it is, digest and all. Tools
+    /// that look for OCI types only in a layout (skopeo's `oci:`) do not see such an image.
+    ///
     /// # Errors
     ///
     /// [`RegistryError`]; the layout's index is untouched then.

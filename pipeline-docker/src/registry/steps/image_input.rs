@@ -8,7 +8,7 @@ use super::pushed_image::PushedImage;
 use crate::builder::BuiltImage;
 use crate::reference::ImageReference;
 
-/// The image that a [`PushImage`] pushes: one that a step builds, or one in a layout.
+/// The image that a [`PushImage`](super::PushImage) pushes: one that a step builds, or one in a layout.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ImageInput {

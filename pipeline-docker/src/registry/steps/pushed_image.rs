@@ -10,7 +10,8 @@ use super::super::step_log::human;
 use crate::oci::Digest;
 use crate::reference::ImageReference;
 
-/// What [`PushImage`], [`CopyImage`] and [`TagImage`] produce.
+/// What [`PushImage`](super::PushImage), [`CopyImage`](super::CopyImage) and
+/// [`TagImage`](super::TagImage) produce.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PushedImage {

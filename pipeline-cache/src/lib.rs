@@ -8,3 +8,5 @@ pub mod cache;
 pub mod key;
 pub mod steps;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;

@@ -32,3 +32,10 @@ pub use roots::{DeclaredPath, DeclaredPaths};
 pub use unpack::{UnpackOptions, UnpackSummary, unpack};
 
 pub(crate) use framed::index_digest_of;
+
+/// What the corpus of hostile archives is made with.
+#[cfg(feature = "testing")]
+pub(crate) mod testing {
+    pub(crate) use super::header::{BLOCK, HeaderFields, encode, padding};
+    pub(crate) use super::pax::push_record;
+}

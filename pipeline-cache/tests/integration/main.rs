@@ -2,10 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[cfg(all(feature = "gzip", feature = "testing", feature = "zstd"))]
+mod hostile;
 mod round_trip;
 #[cfg(all(feature = "gzip", feature = "zstd"))]
 mod safety;
 mod steps;
+#[cfg(all(feature = "gzip", feature = "testing", feature = "zstd"))]
+mod stores;
 mod trees;
 mod writers;
 

@@ -20,6 +20,14 @@ pub(crate) struct Described {
     first_name: Option<PathBuf>,
 }
 
+#[cfg(feature = "testing")]
+impl Described {
+    /// Neither set-id nor sticky, and nothing but a file, folder or link.
+    pub(crate) fn is_tame(&self) -> bool {
+        self.mode & 0o7000 == 0 || self.kind == "link"
+    }
+}
+
 /// Describes what is below a folder, by path.
 pub(crate) fn describe(top: &Path) -> BTreeMap<PathBuf, Described> {
     let mut found = BTreeMap::new();
@@ -44,6 +52,11 @@ pub(crate) fn describe(top: &Path) -> BTreeMap<PathBuf, Described> {
             let target = fs::read_link(&path).unwrap();
             ("link", target.as_os_str().as_bytes().to_vec())
         } else {
+            assert!(
+                meta.is_file(),
+                "{}: neither file nor folder nor link",
+                path.display()
+            );
             ("file", fs::read(&path).unwrap())
         };
         let below = path.strip_prefix(top).unwrap().to_path_buf();

@@ -146,6 +146,10 @@ pub(crate) enum HardLinks {
     /// At once: their target came before.
     Now,
     /// After everything else: their target may be in another worker's hands.
+    #[cfg_attr(
+        not(feature = "zstd"),
+        expect(dead_code, reason = "only frames are unpacked by several workers")
+    )]
     Later,
 }
 
@@ -219,6 +223,10 @@ impl Sink<'_> {
 
 impl Unpacked {
     /// Adds what another worker did.
+    #[cfg_attr(
+        not(feature = "zstd"),
+        expect(dead_code, reason = "only frames are unpacked by several workers")
+    )]
     pub(crate) fn absorb(&mut self, other: Self) {
         self.entries += other.entries;
         self.folders.extend(other.folders);

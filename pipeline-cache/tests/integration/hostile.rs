@@ -113,7 +113,7 @@ async fn compared_with_gnu_tar_and_python() {
     let mut totals = [[0_u32; 3]; 2];
     for index in 0..count {
         let mut row = Vec::new();
-        for tool in 0..2 {
+        for (tool, totals) in totals.iter_mut().enumerate() {
             let place = Place::new();
             let archive = hostile_archives(&place.outside()).swap_remove(index);
             let beside = place.beside();
@@ -147,7 +147,7 @@ async fn compared_with_gnu_tar_and_python() {
                 (false, false) => 2,
             };
             if archive.expectation == Expectation::Refused {
-                totals[tool][verdict] += 1;
+                totals[verdict] += 1;
             }
             row.push(["ESCAPED", "accepted", "refused"][verdict]);
         }

@@ -9,7 +9,7 @@ use pipeline_core::{
 use pipeline_deploy::{
     django::{FindOptions, PythonCommand, SiteSettings, StaticFiles},
     health::HttpCheck,
-    local::{AppCommand, LocalApp, LocalTarget, SharedPath, SupervisorCommand},
+    local::{LocalApp, LocalTarget, SupervisorCommand},
     release::{Release, ReleaseId},
     step::deploy,
     target::DeployOptions,
@@ -35,12 +35,8 @@ const WORKERS: std::num::NonZeroU16 = std::num::NonZeroU16::MIN.saturating_add(1
 pub(crate) struct Staged {
     /// Seconds since 1970 of the commit.
     pub(crate) committed: u64,
-    /// Whether there are static files to collect.
-    pub(crate) collects_static: bool,
-    /// Database files inside the release, which must outlive it.
-    pub(crate) databases: Vec<PathBuf>,
-    /// The folder of uploads inside the release, which must outlive it.
-    pub(crate) media: Option<PathBuf>,
+    /// What the project answered when it was asked for its settings.
+    pub(crate) answer: String,
     /// The name under which the site accepts requests.
     pub(crate) host: String,
 }
@@ -128,46 +124,27 @@ impl Step for Stage {
         if settings.debug {
             cx.warn("DEBUG is on in the settings of the release").await;
         }
-        let collects_static = match settings.static_files() {
-            StaticFiles::Collect => true,
+        match settings.static_files() {
+            StaticFiles::Collect => {
+                if !settings.serves_static_files() {
+                    cx.warn("the site does not serve its static files by itself: a web server in front has to")
+                        .await;
+                }
+                cx.exec(staged(cx, &project.collectstatic()))
+                    .await?
+                    .check()?;
+            }
             StaticFiles::NoStaticRoot => {
                 cx.warn("collectstatic is skipped: the project sets no STATIC_ROOT")
                     .await;
-                false
             }
             _ => {
                 cx.warn(
                     "collectstatic is skipped: the project does not use django.contrib.staticfiles",
                 )
                 .await;
-                false
             }
-        };
-        if collects_static {
-            if !settings.serves_static_files() {
-                cx.warn("the site does not serve its static files by itself: a web server in front has to").await;
-            }
-            let collected = cx.exec(staged(cx, &project.collectstatic())).await?;
-            collected.check()?;
         }
-        let inside = |path: &Path| -> Option<PathBuf> {
-            let root = std::fs::canonicalize(&release).unwrap_or_else(|_| release.clone());
-            let path = path
-                .strip_prefix(&root)
-                .or_else(|_| path.strip_prefix(&release))
-                .ok()?;
-            Some(path.to_owned())
-        };
-        let databases = settings
-            .sqlite_files()
-            .iter()
-            .filter_map(|(_, file)| inside(file))
-            .collect();
-        let media = settings
-            .media_root
-            .as_deref()
-            .filter(|path| path.is_absolute())
-            .and_then(inside);
         let host = settings
             .host_for_health_check(&["127.0.0.1", "localhost"])
             .filter(|host| matches!(*host, "127.0.0.1" | "localhost"))
@@ -176,9 +153,7 @@ impl Step for Stage {
         cx.summary("files of the release");
         Ok(Staged {
             committed,
-            collects_static,
-            databases,
-            media,
+            answer,
             host,
         })
     }
@@ -226,11 +201,25 @@ fn link_tree(from: &Path, to: &Path) -> std::io::Result<()> {
             link_tree(&entry.path(), &target)?;
         } else if kind.is_symlink() {
             std::os::unix::fs::symlink(std::fs::read_link(entry.path())?, &target)?;
+        } else if text == "RECORD" {
+            std::fs::write(&target, own_lines(&std::fs::read_to_string(entry.path())?))?;
         } else if std::fs::hard_link(entry.path(), &target).is_err() {
             std::fs::copy(entry.path(), &target)?;
         }
     }
     Ok(())
+}
+
+/// The lines of a distribution's list of files that are about files which are there. The others
+/// hold hashes of scripts with the path of the virtual environment in them, so that two machines
+/// would never make the same image.
+fn own_lines(record: &str) -> String {
+    let outside = |line: &&str| line.starts_with("../") || line.contains("__pycache__/");
+    record
+        .lines()
+        .filter(|line| !outside(line))
+        .flat_map(|line| [line, "\n"])
+        .collect()
 }
 
 const BROKEN_MODULE: &str = "broken_on_purpose";
@@ -355,40 +344,39 @@ pub(crate) struct DeployLocal {
 impl DeployLocal {
     fn app(&self, cx: &StepContext) -> Result<LocalApp, StepError> {
         let (staged, inspected) = (cx.resolve(&self.staged)?, cx.resolve(&self.project)?);
-        let (project, _) = find_project(cx, &self.options)?;
+        let (project, requirements) = find_project(cx, &self.options)?;
+        let settings = SiteSettings::parse(&staged.answer)
+            .map_err(|error| StepError::errored("could not read the settings again", error))?;
         let python = inspected.python.display().to_string();
-        let command = |name: &str, command: &PythonCommand| {
-            command.envs().iter().fold(
-                AppCommand::new(name, &python)
-                    .with_args(command.args())
-                    .with_folder(Path::new("app").join(command.dir())),
-                |spec, (name, value)| spec.with_env(name, value),
-            )
-        };
-        let mut serve = command("gunicorn", &project.serve("127.0.0.1:{port}", WORKERS));
-        if self.break_at == Some(Break::Health) {
-            serve.args.pop();
-            serve.args.push(format!("{BROKEN_MODULE}:application"));
+        let mut app = project.local_app(
+            &python,
+            &settings,
+            &requirements,
+            WORKERS,
+            &self.health_path,
+        );
+        // The release's folder holds the packages beside the project.
+        for command in app.prepare.iter_mut().chain([&mut app.serve]) {
+            command.folder = Path::new("app").join(&command.folder);
         }
-        let mut app = LocalApp::new(serve)
-            .with_prepare(command("migrate", &project.migrate()))
+        for shared in &mut app.shared {
+            shared.path = Path::new("app").join(&shared.path);
+        }
+        if self.break_at == Some(Break::Health) {
+            let application = project.wsgi().to_string();
+            for arg in app.serve.args.iter_mut().filter(|arg| **arg == application) {
+                *arg = format!("{BROKEN_MODULE}:application");
+            }
+        }
+        let app = app
             .with_env("PYTHONPATH", "{release_dir}/deps")
             .with_env("PYTHONUNBUFFERED", "1")
             .with_env("LANG", "C.UTF-8")
             .with_health(HttpCheck::new(&self.health_path).with_host(&staged.host));
-        if staged.collects_static {
-            app = app.with_prepare(command("collectstatic", &project.collectstatic()));
-        }
-        for file in &staged.databases {
-            app = app.with_shared(SharedPath::file(file));
-        }
-        if let Some(folder) = &staged.media {
-            app = app.with_shared(SharedPath::folder(folder));
-        }
-        for (name, value) in &self.env {
-            app = app.with_env(name, value.clone());
-        }
-        Ok(app)
+        Ok(self
+            .env
+            .iter()
+            .fold(app, |app, (name, value)| app.with_env(name, value.clone())))
     }
 }
 
@@ -420,6 +408,16 @@ impl Step for DeployLocal {
             .with_sequence(cx.facts().build_number)
             .with_source(cx.job_dir().join(RELEASE));
         let report = deploy(cx, &target, &release, &DeployOptions::default()).await?;
+        let host = cx.resolve(&self.staged)?.host;
+        if host != "127.0.0.1"
+            && let Some(live) = report.live()
+        {
+            let address = live.address.replace("127.0.0.1", &host);
+            cx.warn(format!(
+                "ALLOWED_HOSTS has {host} and not 127.0.0.1: open {address}"
+            ))
+            .await;
+        }
         Ok(report
             .live()
             .map(|live| live.address.clone())

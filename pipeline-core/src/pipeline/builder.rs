@@ -74,6 +74,16 @@ impl PipelineBuilder {
         if self.jobs.is_empty() {
             findings.push(PipelineFinding::NoJobs);
         }
+        let known: BTreeMap<&str, BTreeSet<&str>> = self
+            .jobs
+            .iter()
+            .map(|job| {
+                (
+                    &*job.name,
+                    job.steps.iter().map(|step| &*step.name).collect(),
+                )
+            })
+            .collect();
         let mut seen = BTreeMap::new();
         for job in &self.jobs {
             check_name("job", &job.name, &mut findings);
@@ -95,7 +105,7 @@ impl PipelineBuilder {
                         fault,
                     }),
             );
-            self.check_steps(job, &mut findings);
+            check_steps(job, &known, &mut findings);
         }
         let order = self.order(&mut findings);
         if !findings.is_empty() {
@@ -110,47 +120,6 @@ impl PipelineBuilder {
             name: self.name.into(),
             jobs,
         })
-    }
-
-    fn check_steps(&self, job: &Job, findings: &mut Vec<PipelineFinding>) {
-        if job.steps.is_empty() {
-            findings.push(PipelineFinding::NoSteps(job.name.to_string()));
-        }
-        for needed in &job.requires {
-            if !self.jobs.iter().any(|other| *other.name == **needed) {
-                findings.push(PipelineFinding::UnknownJob {
-                    job: job.name.to_string(),
-                    needs: needed.clone(),
-                });
-            }
-        }
-        let mut before: BTreeSet<&str> = BTreeSet::new();
-        for step in &job.steps {
-            check_name("step", &step.name, findings);
-            for input in &step.inputs {
-                let known = if input.job == job.name {
-                    before.contains(&*input.step)
-                } else {
-                    self.jobs.iter().any(|other| {
-                        other.name == input.job
-                            && other.steps.iter().any(|found| found.name == input.step)
-                    })
-                };
-                if !known {
-                    findings.push(PipelineFinding::DanglingHandle {
-                        job: job.name.to_string(),
-                        step: step.name.to_string(),
-                        input: input.clone(),
-                    });
-                }
-            }
-            if !before.insert(&step.name) {
-                findings.push(PipelineFinding::DuplicateStep {
-                    job: job.name.to_string(),
-                    step: step.name.to_string(),
-                });
-            }
-        }
     }
 
     /// Indices of the jobs in an order that respects the edges; stable for the
@@ -207,6 +176,50 @@ impl PipelineBuilder {
             .chain([&at])
             .map(|node| self.jobs[graph[*node]].name.to_string())
             .collect()
+    }
+}
+
+fn check_steps(
+    job: &Job,
+    known: &BTreeMap<&str, BTreeSet<&str>>,
+    findings: &mut Vec<PipelineFinding>,
+) {
+    if job.steps.is_empty() {
+        findings.push(PipelineFinding::NoSteps(job.name.to_string()));
+    }
+    for needed in &job.requires {
+        if !known.contains_key(needed.as_str()) {
+            findings.push(PipelineFinding::UnknownJob {
+                job: job.name.to_string(),
+                needs: needed.clone(),
+            });
+        }
+    }
+    let mut before: BTreeSet<&str> = BTreeSet::new();
+    for step in &job.steps {
+        check_name("step", &step.name, findings);
+        for input in &step.inputs {
+            let there = if input.job == job.name {
+                before.contains(&*input.step)
+            } else {
+                known
+                    .get(&*input.job)
+                    .is_some_and(|steps| steps.contains(&*input.step))
+            };
+            if !there {
+                findings.push(PipelineFinding::DanglingHandle {
+                    job: job.name.to_string(),
+                    step: step.name.to_string(),
+                    input: input.clone(),
+                });
+            }
+        }
+        if !before.insert(&step.name) {
+            findings.push(PipelineFinding::DuplicateStep {
+                job: job.name.to_string(),
+                step: step.name.to_string(),
+            });
+        }
     }
 }
 

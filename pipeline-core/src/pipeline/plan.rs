@@ -134,10 +134,15 @@ impl Plan {
     #[must_use]
     pub fn to_mermaid(&self) -> String {
         let mut text = String::from("flowchart LR\n");
+        let position: BTreeMap<&str, usize> = self
+            .jobs
+            .iter()
+            .enumerate()
+            .map(|(at, job)| (job.name.as_str(), at))
+            .collect();
         let id = |name: &str| {
-            self.jobs
-                .iter()
-                .position(|job| job.name == name)
+            position
+                .get(name)
                 .map_or_else(String::new, |at| format!("j{at}"))
         };
         for job in &self.jobs {
@@ -166,10 +171,6 @@ impl Plan {
             text.push_str("    classDef skipped stroke-dasharray: 5 5\n");
         }
         text
-    }
-
-    pub(crate) fn job(&self, name: &str) -> Option<&PlannedJob> {
-        self.jobs.iter().find(|job| job.name == name)
     }
 }
 

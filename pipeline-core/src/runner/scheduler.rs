@@ -32,6 +32,8 @@ use crate::{
 
 /// Messages that may wait for the owner before workers have to.
 const MESSAGES_IN_FLIGHT: usize = 1024;
+/// How far the records on disk may fall behind; a program that is killed loses no more.
+const SAVE_SOON: Duration = Duration::from_millis(50);
 
 pub(super) struct Setup {
     pub(super) pipeline: Pipeline,
@@ -56,10 +58,11 @@ pub(super) struct Setup {
 }
 
 struct Node {
+    /// Jobs that this one needs.
+    needs: Vec<usize>,
     waiting_for: usize,
     dependents: Vec<usize>,
     report: JobReport,
-    done: bool,
 }
 
 struct Scheduler {
@@ -73,6 +76,10 @@ struct Scheduler {
     warnings: Vec<String>,
     highlights: Vec<(String, String)>,
     seq: u64,
+    /// When the records on disk fell behind.
+    unsaved_since: Option<Instant>,
+    /// How long the last save took; a large run saves less often.
+    save_cost: Duration,
 }
 
 pub(super) async fn run(setup: Setup) -> RunReport {
@@ -86,8 +93,20 @@ pub(super) async fn run(setup: Setup) -> RunReport {
         if scheduler.left == 0 {
             break;
         }
-        // `sink` keeps the channel open.
-        if let Some(message) = messages.recv().await {
+        // `sink` keeps the channel open, so there is always another message.
+        let due = scheduler.save_due();
+        let message = match due {
+            None => messages.recv().await,
+            Some(due) if due <= Instant::now() => {
+                scheduler.save_records();
+                continue;
+            }
+            Some(due) => tokio::time::timeout_at(due.into(), messages.recv())
+                .await
+                .ok()
+                .flatten(),
+        };
+        if let Some(message) = message {
             scheduler.handle(message);
         }
     }
@@ -105,9 +124,9 @@ impl Scheduler {
         let mut nodes: Vec<Node> = jobs
             .iter()
             .map(|job| Node {
+                needs: Vec::new(),
                 waiting_for: 0,
                 dependents: Vec::new(),
-                done: false,
                 report: JobReport {
                     name: job.name.to_string(),
                     outcome: Outcome::Skipped,
@@ -122,6 +141,7 @@ impl Scheduler {
             for needed in job.needs() {
                 if let Some(before) = index.get(needed) {
                     nodes[*before].dependents.push(at);
+                    nodes[at].needs.push(*before);
                     nodes[at].waiting_for += 1;
                 }
             }
@@ -146,6 +166,8 @@ impl Scheduler {
             warnings: Vec::new(),
             highlights: Vec::new(),
             seq: 0,
+            unsaved_since: None,
+            save_cost: Duration::ZERO,
             setup,
         }
     }
@@ -211,10 +233,8 @@ impl Scheduler {
 
     fn reason_to_skip(&self, at: usize) -> Option<String> {
         let job = &self.setup.pipeline.jobs[at];
-        if let Some(planned) = self.setup.plan.job(&job.name)
-            && planned.skipped.is_some()
-        {
-            return planned.skipped.clone();
+        if let Some(reason) = self.planned_away(at) {
+            return Some(reason.to_owned());
         }
         for step in &job.steps {
             for input in step.inputs.iter().filter(|input| input.job != job.name) {
@@ -223,16 +243,17 @@ impl Scheduler {
                 }
             }
         }
-        job.needs().into_iter().find_map(|needed| {
-            let node = self.nodes.iter().find(|node| node.report.name == needed)?;
-            let planned_away = self
-                .setup
-                .plan
-                .job(needed)
-                .is_some_and(|job| job.skipped.is_some());
-            let fine = node.report.outcome.lets_pass() || planned_away;
-            (!fine).then(|| format!("{needed} {}", describe(node.report.outcome)))
+        self.nodes[at].needs.iter().find_map(|needed| {
+            let report = &self.nodes[*needed].report;
+            // What a filter removed is ignored; whether that leaves anything is the plan's.
+            let fine = report.outcome.lets_pass() || self.planned_away(*needed).is_some();
+            (!fine).then(|| format!("{} {}", report.name, describe(report.outcome)))
         })
+    }
+
+    /// Why the plan leaves a job out. Plan and pipeline have one order.
+    fn planned_away(&self, at: usize) -> Option<&str> {
+        self.setup.plan.jobs[at].skipped.as_deref()
     }
 
     fn task(&self, at: usize, sink: &EventSink) -> JobTask {
@@ -337,7 +358,7 @@ impl Scheduler {
                     },
                 );
                 self.nodes[job].report.steps.push(report);
-                self.save_records();
+                self.unsaved_since.get_or_insert_with(Instant::now);
             }
             Message::JobDone {
                 job,
@@ -363,7 +384,7 @@ impl Scheduler {
                         duration_ms: milliseconds(duration),
                     },
                 );
-                self.save_records();
+                self.unsaved_since.get_or_insert_with(Instant::now);
                 self.complete(job, outcome);
             }
         }
@@ -371,7 +392,6 @@ impl Scheduler {
 
     fn complete(&mut self, at: usize, outcome: Outcome) {
         self.nodes[at].report.outcome = outcome;
-        self.nodes[at].done = true;
         self.left -= 1;
         for dependent in self.nodes[at].dependents.clone() {
             self.nodes[dependent].waiting_for -= 1;
@@ -406,8 +426,19 @@ impl Scheduler {
         }
     }
 
+    /// When the records have to be on disk: soon, but never so often that a run of many jobs
+    /// does little else.
+    fn save_due(&self) -> Option<Instant> {
+        self.unsaved_since
+            .map(|since| since + SAVE_SOON.max(self.save_cost * 20))
+    }
+
     fn save_records(&mut self) {
-        if let Err(error) = self.records.write(&self.setup.data_dir) {
+        self.unsaved_since = None;
+        let started = Instant::now();
+        let saved = self.records.write(&self.setup.data_dir);
+        self.save_cost = started.elapsed();
+        if let Err(error) = saved {
             let text = format!(
                 "the run's outputs could not be recorded, so it cannot be resumed: {error}"
             );
@@ -418,6 +449,7 @@ impl Scheduler {
     }
 
     fn finish(mut self, duration: Duration) -> RunReport {
+        self.save_records();
         let mut outcome = self.nodes.iter().fold(Outcome::Succeeded, |worst, node| {
             worst.worse(node.report.outcome)
         });

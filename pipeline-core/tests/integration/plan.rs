@@ -124,3 +124,22 @@ fn a_handle_must_come_from_an_earlier_step() {
     job.step("second", step_fn(|_cx| async { Ok(1_u8) }));
     assert!(Pipeline::builder("p").job(job).build().is_err());
 }
+
+#[test]
+fn a_hundred_thousand_jobs_are_ordinary() {
+    let mut builder = Pipeline::builder("wide");
+    for number in 0..100_000 {
+        let mut job = Job::new(format!("job {number}"));
+        if number > 0 {
+            // A tree: each job waits for the one at half its number.
+            job = job.requires(format!("job {}", number / 2));
+        }
+        job.step("go", sh("true"));
+        builder = builder.job(job);
+    }
+    let pipeline = builder.build().unwrap();
+    let plan = pipeline.plan(&RunFacts::new().with_branch("main"));
+    assert_eq!(plan.jobs.len(), 100_000);
+    assert_eq!(plan.jobs[0].name, "job 0");
+    assert_eq!(plan.to_mermaid().matches("-->").count(), 99_999);
+}

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 
+use super::archive_base;
 use super::config::apply;
 use super::gzip::{self, ParallelGzip};
 use super::layer::LayerPlan;
@@ -233,6 +234,15 @@ impl Work<'_> {
                 let image = from.image(&from.resolve(name.as_deref())?, &spec.platform)?;
                 let top_layers = !spec.layers.is_empty();
                 self.adopt(&from, image, top_layers)
+            }
+            BaseImage::DockerArchive { path, name } => {
+                let (level, threads) = (self.builder.level, self.builder.threads);
+                let gzip = |blob| ParallelGzip::new(blob, level, threads);
+                let image =
+                    archive_base::import(path, name.as_deref(), self.layout, gzip, self.go_on)?;
+                // Always read: that is where compressed layers are compared with the
+                // configuration.
+                self.adopt(self.layout, image, true)
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Building images: the [`ImageBuilder`] trait and the [`DaemonlessBuilder`].
 
+mod archive_base;
 mod built_image;
 mod config;
 mod daemonless;

@@ -192,7 +192,9 @@ impl ImageSpec {
         }
         match &mut self.base {
             BaseImage::Scratch => {}
-            BaseImage::Rootfs(path) | BaseImage::Layout { path, .. } => *path = folder.join(&path),
+            BaseImage::Rootfs(path)
+            | BaseImage::Layout { path, .. }
+            | BaseImage::DockerArchive { path, .. } => *path = folder.join(&path),
         }
         self
     }
@@ -214,11 +216,19 @@ pub enum BaseImage {
         /// Its tag or digest; not needed when the layout holds one image.
         name: Option<String>,
     },
+    /// An image in a file that `docker save` wrote. Its layers are compressed.
+    DockerArchive {
+        /// The file.
+        path: PathBuf,
+        /// Its name in the file, such as `site:1.0`; not needed when the file holds one image.
+        name: Option<String>,
+    },
 }
 
 impl BaseImage {
     /// What `path` turns out to be: an OCI layout when it holds a file `oci-layout`, with the tag
-    /// or digest behind it if `folder:tag` was given, else a root file system.
+    /// or digest behind it if `folder:tag` was given, a file that `docker save` wrote, else a root
+    /// file system.
     #[must_use]
     pub fn from_path(path: &Path) -> Self {
         if path.join("oci-layout").is_file() {
@@ -234,6 +244,12 @@ impl BaseImage {
             return Self::Layout {
                 path: folder,
                 name: Some(name),
+            };
+        }
+        if path.is_file() {
+            return Self::DockerArchive {
+                path: path.to_owned(),
+                name: None,
             };
         }
         Self::Rootfs(path.to_owned())

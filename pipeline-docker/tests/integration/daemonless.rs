@@ -10,7 +10,7 @@ use pipeline_docker::builder::{
     BaseImage, BuildError, BuildRequest, ConfigSpec, CopySpec, DaemonlessBuilder, DockerfileSpec,
     ImageBuilder, ImageOutput, ImageSpec, LayerCache, LayerOrigin, LayerSpec, ModeRule, Owner,
 };
-use pipeline_docker::oci::OciLayout;
+use pipeline_docker::oci::{OciLayout, write_docker_archive};
 use proptest::prelude::*;
 use tempfile::tempdir;
 
@@ -156,6 +156,89 @@ fn folders_and_links_of_the_base_stay_what_they_are() {
         assert_eq!(stacked.layers[0].origin, LayerOrigin::Base);
         assert_eq!(stacked.layers[1].digest, direct.layers[1].digest);
     }
+}
+
+#[test]
+fn an_archive_of_docker_save_is_a_base() {
+    let dir = tempdir().unwrap();
+    let (source, out) = (dir.path().join("src"), dir.path().join("out"));
+    tree(&source, &["a/b", "c"]);
+    let config = ConfigSpec::default().with_cmd(["/c"]);
+    let base = build(
+        scratch()
+            .with_layer(LayerSpec::copy(&source, "/"))
+            .with_config(config),
+        &out,
+    );
+    let more = LayerSpec::copy(source.join("c"), "/a/new");
+
+    // As our own writer makes it, with compressed layers.
+    let packed = dir.path().join("packed.tar");
+    let layout = OciLayout::open(&out).unwrap();
+    let image = open(&base, &out);
+    write_docker_archive(
+        &layout,
+        &image,
+        &["x:1".to_owned()],
+        fs::File::create(&packed).unwrap(),
+    )
+    .unwrap();
+
+    // As engines of that age make it: plain layers, one of them a link.
+    let plain = dir.path().join("plain.tar");
+    let mut tar = Vec::new();
+    let blob = layout.open_blob(&image.manifest.layers[0]).unwrap();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(blob), &mut tar).unwrap();
+    let mut archive = tar::Builder::new(fs::File::create(&plain).unwrap());
+    let mut add = |name: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, bytes).unwrap();
+    };
+    add("one/layer.tar", &tar);
+    add(
+        "config.json",
+        &layout.read_blob(&image.manifest.config).unwrap(),
+    );
+    let manifest = |layer: &str| {
+        format!(r#"[{{"Config":"config.json","RepoTags":null,"Layers":["{layer}"]}}]"#)
+    };
+    add("manifest.json", manifest("two/layer.tar").as_bytes());
+    let mut link = tar::Header::new_ustar();
+    link.set_entry_type(tar::EntryType::Symlink);
+    link.set_size(0);
+    archive
+        .append_link(&mut link, "two/layer.tar", "../one/layer.tar")
+        .unwrap();
+    archive.into_inner().unwrap();
+
+    for (name, path) in [("packed", &packed), ("plain", &plain)] {
+        let spec = ImageSpec::new(BaseImage::from_path(path)).with_layer(more.clone());
+        let result = dir.path().join(name);
+        let built = build(spec, &result);
+        assert_eq!(built.layers[0].diff_id, base.layers[0].diff_id, "{name}");
+        assert_eq!(built.layers[0].digest, base.layers[0].digest, "{name}");
+        let image = open(&built, &result);
+        assert_eq!(
+            listing(&result, &image.manifest.layers[1]),
+            ["- 0644 0:0 a/new"],
+            "{name}"
+        );
+        assert_eq!(image.config.config.cmd, ["/c"], "{name}");
+    }
+    let wrong = BaseImage::DockerArchive {
+        path: packed,
+        name: Some("y:2".to_owned()),
+    };
+    let request = BuildRequest::layers(ImageSpec::new(wrong), ImageOutput::layout(&out, "w"));
+    let error = DaemonlessBuilder::new()
+        .build_blocking(&request)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("no image in it has that name"),
+        "{error}"
+    );
 }
 
 #[test]

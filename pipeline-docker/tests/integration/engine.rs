@@ -174,3 +174,49 @@ async fn a_django_site_runs() {
     assert!(String::from_utf8_lossy(&sh.stdout).contains("well"));
     drop(loaded);
 }
+
+#[test]
+#[ignore = "needs docker"]
+fn what_the_engine_saves_is_a_base() {
+    let dir = tempdir().unwrap();
+    let context = dir.path().join("context");
+    fs::create_dir(&context).unwrap();
+    fs::write(
+        context.join("Dockerfile"),
+        "FROM scratch\nCOPY a /a\nCOPY a /b/c\nENV X=1\n",
+    )
+    .unwrap();
+    fs::write(context.join("a"), "content\n").unwrap();
+    let name = "pipeline-docker-test:saved";
+    let build = std::process::Command::new("docker")
+        .args(["build", "--quiet", "--tag", name])
+        .arg(&context)
+        .env("DOCKER_BUILDKIT", "0")
+        .output()
+        .unwrap();
+    assert!(
+        build.status.success(),
+        "{}",
+        String::from_utf8_lossy(&build.stderr)
+    );
+    let loaded = Loaded(name.to_owned());
+    let file = dir.path().join("saved.tar");
+    run(
+        "docker",
+        &["save", "--output", file.to_str().unwrap(), name],
+    );
+    let diff_ids = text(&["inspect", "--format", "{{json .RootFS.Layers}}", name]);
+    let out = dir.path().join("out");
+    let spec =
+        ImageSpec::new(BaseImage::from_path(&file)).with_layer(LayerSpec::copy(&context, "/b"));
+    let built = crate::support::build(spec, &out);
+    let ours: Vec<String> = built
+        .layers
+        .iter()
+        .take(2)
+        .map(|layer| layer.diff_id.to_string())
+        .collect();
+    assert_eq!(serde_json::to_string(&ours).unwrap(), diff_ids);
+    assert_eq!(open(&built, &out).config.config.env.last().unwrap(), "X=1");
+    drop(loaded);
+}

@@ -401,3 +401,21 @@ async fn old_credentials_are_asked_for_again() {
         asking.login(&server.address).await.unwrap();
     }
 }
+
+/// The environment of the process decides which authorities the system has, so this runs another
+/// test in a process of its own.
+#[test]
+#[ignore = "needs docker-registry"]
+fn a_machine_without_authorities_still_speaks_plain_http() {
+    let empty = tempfile::tempdir().unwrap();
+    let name = "transfer::a_tag_never_moves_by_accident";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--include-ignored"])
+        .env("SSL_CERT_FILE", "/dev/null")
+        .env("SSL_CERT_DIR", empty.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("1 passed"), "{text}");
+}

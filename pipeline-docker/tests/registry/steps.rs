@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use pipeline_core::{Job, Outcome, Output, Pipeline, RunFacts, RunReport, Runner, step_fn};
 use pipeline_docker::ImageReference;
+use pipeline_docker::builder::{BaseImage, ImageSpec, LayerSpec};
 use pipeline_docker::oci::OciLayout;
 use pipeline_docker::registry::{
     CopyImage, ExistingTag, ImageInput, PullImage, PulledImage, PushImage, PushedImage, TagImage,
-    TagPolicy,
+    TagPolicy, TagScheme,
 };
+use pipeline_docker::steps::BuildImage;
 
 use crate::fixture::{add_image, client, image, reference};
 use crate::proxy::{Fault, Proxy};
@@ -236,4 +238,39 @@ async fn an_alias_that_cannot_move_is_a_warning() {
         .await
         .unwrap();
     assert_eq!(digest, built.digest);
+}
+
+#[tokio::test]
+#[ignore = "needs docker-registry"]
+async fn what_a_step_builds_the_next_pushes_under_the_tag_of_its_content() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("main.py"), "print(1)\n").unwrap();
+    let spec = ImageSpec::new(BaseImage::Scratch).with_layer(LayerSpec::copy(&source, "/srv"));
+    let repository = reference(format!("{}/team/app", server.address));
+    let policy = TagPolicy::of(TagScheme::Content);
+    let mut pushes = Vec::new();
+    for build in 1..=2 {
+        let mut job = Job::new("image");
+        let build_image = BuildImage::new(spec.clone(), "images/app").with_tags(policy.clone());
+        let built = job.step("build", build_image);
+        let push = PushImage::new(client(), &built, repository.clone());
+        let pushed = job.step("push", push.with_tags(policy.clone()));
+        let seen: Seen<PushedImage> = keep(&mut job, "see", &pushed);
+        let report = run(folder.path(), job, facts(build)).await;
+        assert_eq!(
+            report.outcome,
+            Outcome::Succeeded,
+            "{:?}",
+            report.first_failure()
+        );
+        pushes.push(take(&seen));
+    }
+    // Another build of the same content is the same image under the same tag.
+    assert_eq!(pushes[0].digest, pushes[1].digest);
+    assert_eq!(pushes[0].tags, pushes[1].tags);
+    assert_eq!((pushes[0].unchanged, pushes[1].unchanged), (false, true));
+    assert_eq!(pushes[1].bytes_sent, 0);
 }

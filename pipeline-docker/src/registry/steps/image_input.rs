@@ -14,7 +14,7 @@ use crate::reference::ImageReference;
 pub enum ImageInput {
     /// Built by a step, or known.
     Built(Box<Input<BuiltImage>>),
-    /// In an OCI layout; a relative path is below the job's folder.
+    /// In an OCI layout; a relative path is below the data folder.
     Layout {
         /// The layout's folder.
         path: PathBuf,

@@ -53,7 +53,7 @@ pub struct PullImage {
 
 impl PullImage {
     /// Pulls `image` into the layout at `layout`, which is made if it is not there; a relative
-    /// path is below the job's folder.
+    /// path is below the data folder, where the next run finds the blobs again.
     #[must_use]
     pub fn new(
         registry: Registry,
@@ -87,7 +87,7 @@ impl Step for PullImage {
     async fn run(&self, context: &StepContext) -> Result<PulledImage, StepError> {
         let reference = self.image.resolve(context)?;
         let doing = format!("pull {reference}");
-        let path = context.job_dir().join(&self.layout);
+        let path = context.data_dir().join(&self.layout);
         let report = drive(context, &doing, |observer| async {
             let created = path.clone();
             let layout = tokio::task::spawn_blocking(move || OciLayout::create(created)).await;

@@ -99,7 +99,7 @@ impl Step for PushImage {
             }
         };
         let doing = format!("push to {}", self.target.name());
-        let path = context.job_dir().join(path);
+        let path = context.data_dir().join(path);
         let layout =
             OciLayout::open(&path).map_err(|error| StepError::errored(doing.as_str(), error))?;
         let wanted = name.clone();

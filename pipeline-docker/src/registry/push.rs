@@ -89,11 +89,22 @@ impl Registry {
         reference: &ImageReference,
         options: &PushOptions,
     ) -> Result<PushReport, RegistryError> {
-        let operation = self.operation();
         let name = options.image.clone();
         let root = blocking(layout, move |layout| layout.resolve(name.as_deref())).await?;
+        self.push_manifest(layout, &root, reference, options).await
+    }
+
+    /// As [`Registry::push`], for a manifest that the layout's index need not name (any more).
+    pub(crate) async fn push_manifest(
+        &self,
+        layout: &OciLayout,
+        root: &Descriptor,
+        reference: &ImageReference,
+        options: &PushOptions,
+    ) -> Result<PushReport, RegistryError> {
+        let operation = self.operation();
         let origin = LayoutOrigin(layout.clone());
-        let root = origin.manifest(&root).await?;
+        let root = origin.manifest(root).await?;
         let target =
             Repository::open(self.transport(), reference, Access::Push, &operation).await?;
         publish(

@@ -274,3 +274,36 @@ async fn what_a_step_builds_the_next_pushes_under_the_tag_of_its_content() {
     assert_eq!((pushes[0].unchanged, pushes[1].unchanged), (false, true));
     assert_eq!(pushes[1].bytes_sent, 0);
 }
+
+#[tokio::test]
+#[ignore = "needs docker-registry"]
+async fn an_image_is_pushed_by_its_digest_when_its_tag_in_the_layout_has_moved() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = Job::new("image");
+    let tag = TagPolicy::fixed("same");
+    let mut build = |name: &str| {
+        let source = folder.path().join(name);
+        std::fs::create_dir(&source).unwrap();
+        std::fs::write(source.join("name"), name).unwrap();
+        let spec = ImageSpec::new(BaseImage::Scratch).with_layer(LayerSpec::copy(&source, "/srv"));
+        let build = BuildImage::new(spec, "images/app").with_tags(tag.clone());
+        job.step(name, build)
+    };
+    let (first, second) = (build("first"), build("second"));
+    let target = reference(format!("{}/team/app:1", server.address));
+    let pushed = job.step("push", PushImage::new(client(), &first, target));
+    let seen_first = keep(&mut job, "see first", &first);
+    let seen_second = keep(&mut job, "see second", &second);
+    let seen: Seen<PushedImage> = keep(&mut job, "see", &pushed);
+    let report = run(folder.path(), job, facts(1)).await;
+    assert_eq!(
+        report.outcome,
+        Outcome::Succeeded,
+        "{:?}",
+        report.first_failure()
+    );
+    let (first, second) = (take(&seen_first), take(&seen_second));
+    assert_ne!(first.manifest.digest, second.manifest.digest);
+    assert_eq!(take(&seen).digest, first.manifest.digest);
+}

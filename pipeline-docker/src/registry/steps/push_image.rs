@@ -81,15 +81,13 @@ impl Step for PushImage {
     }
 
     async fn run(&self, context: &StepContext) -> Result<PushedImage, StepError> {
-        let (path, name) = match &self.image {
-            ImageInput::Layout { path, image } => (path.clone(), image.clone()),
+        let (path, named) = match &self.image {
+            ImageInput::Layout { path, image } => (path.clone(), Err(image.clone())),
             ImageInput::Built(input) => {
                 let built = context.resolve(input)?;
                 match built.location {
-                    // The digest: the tag in the layout may name something newer by now.
-                    ImageLocation::Layout { path, .. } => {
-                        (path, Some(built.manifest.digest.to_string()))
-                    }
+                    // Its tag in the layout may name something newer by now.
+                    ImageLocation::Layout { path, .. } => (path, Ok(built.manifest)),
                     ImageLocation::Engine { .. } => {
                         return Err(StepError::failed(
                             "the image is in an engine's store; push it with the engine, or build it into a layout",
@@ -102,13 +100,13 @@ impl Step for PushImage {
         let path = context.data_dir().join(path);
         let layout =
             OciLayout::open(&path).map_err(|error| StepError::errored(doing.as_str(), error))?;
-        let wanted = name.clone();
-        let root = blocking(&layout, move |layout| layout.resolve(wanted.as_deref()))
-            .await
-            .map_err(|error| StepError::errored(doing.as_str(), error))?;
+        let root = match named {
+            Ok(manifest) => manifest,
+            Err(name) => blocking(&layout, move |layout| layout.resolve(name.as_deref()))
+                .await
+                .map_err(|error| StepError::errored(doing.as_str(), error))?,
+        };
         let tags = self.tags(context, &root.digest)?;
-        let mut options = self.options.clone();
-        options.image = Some(root.digest.to_string());
         let pushed = drive(context, &doing, |observer| async {
             let registry = self.registry.observed_by(observer);
             let mut pushed: Option<PushedImage> = None;
@@ -116,12 +114,14 @@ impl Step for PushImage {
                 let target = self.target.with_tag(tag.as_str())?;
                 match &mut pushed {
                     None => {
-                        let report = registry.push(&layout, &target, &options).await?;
+                        let report = registry
+                            .push_manifest(&layout, &root, &target, &self.options)
+                            .await?;
                         pushed = Some(PushedImage::of(report));
                     }
                     Some(pushed) => {
                         registry
-                            .tag(&pushed.reference, tag, options.existing)
+                            .tag(&pushed.reference, tag, self.options.existing)
                             .await?;
                         pushed.tags.push(tag.clone());
                     }

@@ -7,6 +7,7 @@ mod digest;
 mod docker_archive;
 mod layout;
 mod layout_error;
+mod layout_index;
 mod layout_name;
 mod manifest;
 pub mod media_type;

@@ -16,6 +16,27 @@ pub(crate) fn unpack_stream(
     sink: &Sink<'_>,
     limits: &Limits,
 ) -> Result<Unpacked, ArchiveError> {
+    if entry.metadata.raw_size == 0 {
+        // Nobody knows how much comes out: look before anything is written, so that a bomb costs
+        // no disk.
+        read_stream(entry, limits, |mut reader| {
+            while reader.next_entry()?.is_some() {
+                sink.check_cancelled()?;
+            }
+            Ok(())
+        })?;
+    }
+    read_stream(entry, limits, |reader| read_all(reader, sink, limits))
+}
+
+type StreamReader<'a> = EntryReader<'a, BufReader<Bounded<Box<dyn Read + 'a>>>>;
+
+/// Reads an archive from front to back and compares its digest.
+fn read_stream<T>(
+    entry: &StoredEntry,
+    limits: &Limits,
+    read: impl FnOnce(StreamReader<'_>) -> Result<T, ArchiveError>,
+) -> Result<T, ArchiveError> {
     let hashed = Hashed::new(&entry.payload);
     let result = decoder(entry.metadata.codec, hashed.clone()).and_then(|decoder| {
         let bounded = Bounded {
@@ -23,11 +44,7 @@ pub(crate) fn unpack_stream(
             left: limits.max_bytes.unwrap_or(u64::MAX),
         };
         let reader = BufReader::with_capacity(256 * 1024, bounded);
-        read_all(
-            EntryReader::new(reader, limits, EndMark::Required),
-            sink,
-            limits,
-        )
+        read(EntryReader::new(reader, limits, EndMark::Required))
     });
     // Whatever went wrong: damage is the better answer than what damage looks like.
     let unread = hashed.finish()?;
@@ -40,11 +57,11 @@ pub(crate) fn unpack_stream(
             ),
         });
     }
-    let unpacked = result?;
+    let value = result?;
     if unread > 0 {
         return Err(ArchiveError::refuse(b"(end)", Refusal::TrailingData));
     }
-    Ok(unpacked)
+    Ok(value)
 }
 
 fn read_all<R: io::BufRead>(

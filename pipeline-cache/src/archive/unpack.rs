@@ -154,6 +154,13 @@ pub(crate) enum HardLinks {
 }
 
 impl Sink<'_> {
+    pub(crate) fn check_cancelled(&self) -> Result<(), ArchiveError> {
+        if (self.cancelled)() {
+            return Err(ArchiveError::Cancelled);
+        }
+        Ok(())
+    }
+
     /// Writes one entry, content included.
     pub(crate) fn write<R: std::io::BufRead>(
         &self,

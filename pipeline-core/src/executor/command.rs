@@ -187,10 +187,10 @@ mod tests {
             .env("MODE", "it's")
             .secret_env("TOKEN", Secret::new("s3cr3t-value"))
             .cwd("site");
-        let line = command.reproduce_line(Path::new("/work"), &BTreeMap::new());
+        let line = command.reproduce_line(Path::new("/srv"), &BTreeMap::new());
         assert_eq!(
             line,
-            r#"cd /work/site && MODE='it'\''s' TOKEN="$TOKEN" python -m pytest -k 'a b'"#
+            r#"cd /srv/site && MODE='it'\''s' TOKEN="$TOKEN" python -m pytest -k 'a b'"#
         );
     }
 }

@@ -339,7 +339,8 @@ mod tests {
         assert!(text.contains("--app-dir apps/web"), "{text}");
         let text = message(&[REQUIREMENTS], &FindOptions::default());
         assert!(text.contains("no Django manage.py"), "{text}");
-        let error = DjangoProject::find("/nonexistent".as_ref(), &FindOptions::default());
+        let missing = tree(&[]).path().join("missing");
+        let error = DjangoProject::find(&missing, &FindOptions::default());
         assert!(matches!(error, Err(FindError::NoRoot { .. })));
     }
 

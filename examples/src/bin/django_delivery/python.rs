@@ -257,8 +257,11 @@ impl Step for Install {
         };
         cx.exec(pip(&["install", "-r"]).arg(&file)).await?.check()?;
         if !project.runtime.is_empty() {
-            // A second command: in hash-checking mode pip takes nothing that has no hash.
-            cx.exec(pip(&["install"]).args(&project.runtime))
+            // A second command: in hash-checking mode pip takes nothing that has no hash. It must
+            // not move what the project has chosen.
+            let pins = cx.job_dir().join("constraints.txt");
+            write(&pins, &requirements.pins()).await?;
+            cx.exec(pip(&["install", "-c"]).arg(&pins).args(&project.runtime))
                 .await?
                 .check()?;
         }

@@ -1,12 +1,6 @@
 //! Takes a Django site from a commit to a live, health-checked release, on a machine that has
 //! git and Python 3. `django_delivery --help` lists what can be said.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command-line program"
-)]
-
 mod args;
 mod base;
 mod ground;
@@ -17,7 +11,8 @@ mod sabotage;
 
 use std::{
     collections::BTreeMap,
-    io::{IsTerminal, stderr, stdout},
+    fmt::Display,
+    io::{IsTerminal, Write, stderr, stdout},
     path::Path,
     process::ExitCode,
     sync::Arc,
@@ -69,7 +64,7 @@ async fn main() -> ExitCode {
         },
     };
     let exit = exit.unwrap_or_else(|Stop(exit, message)| {
-        eprintln!("django_delivery: {message}");
+        say(format!("django_delivery: {message}\n"));
         exit
     });
     ExitCode::from(exit as u8)
@@ -114,10 +109,10 @@ async fn run(options: &Options, resume: Option<&str>) -> Result<Exit, Stop> {
         .wait()
         .await
         .map_err(|error| Stop::new(Exit::Infrastructure, &error))?;
-    eprint!("{}", Summary::new(&report, style));
+    say(Summary::new(&report, style));
     let exit = verdict(&report);
     if !matches!(exit, Exit::Passed) {
-        eprintln!("   resume   {}", again(&["resume", &id]));
+        say(format!("   resume   {}\n", again(&["resume", &id])));
     }
     Ok(exit)
 }
@@ -127,8 +122,8 @@ async fn plan(options: &Options) -> Result<Exit, Stop> {
     let pipeline = pipeline::build(options, &ground)?;
     let plan = pipeline.plan(&ground.facts);
     match options.reporter {
-        ReporterKind::Json => println!("{}", plan.to_json()),
-        _ => print!("{plan}"),
+        ReporterKind::Json => answer(plan.to_json() + "\n"),
+        _ => answer(plan),
     }
     Ok(Exit::Passed)
 }
@@ -136,7 +131,7 @@ async fn plan(options: &Options) -> Result<Exit, Stop> {
 async fn stop(options: &Options) -> Result<Exit, Stop> {
     let folder = pipeline::deploy_folder(&options.data_dir);
     if !folder.exists() {
-        eprintln!("nothing is deployed in {}", folder.display());
+        say(format!("nothing is deployed in {}\n", folder.display()));
         return Ok(Exit::Passed);
     }
     let instance =
@@ -145,7 +140,7 @@ async fn stop(options: &Options) -> Result<Exit, Stop> {
         .stop()
         .await
         .map_err(|error| Stop::new(Exit::Infrastructure, &error))?;
-    eprintln!("the site in {} is stopped", folder.display());
+    say(format!("the site in {} is stopped\n", folder.display()));
     Ok(Exit::Passed)
 }
 
@@ -184,9 +179,19 @@ async fn cancel_on_signal(cancel: CancelToken) {
             #[expect(clippy::exit, reason = "the user asked twice; the next run sweeps")]
             std::process::exit(Exit::Interrupted as i32);
         }
-        eprintln!("stopping; once more to stop at once");
+        say("stopping; once more to stop at once\n");
         cancel.cancel();
     }
+}
+
+/// Text for people. A reader that has gone away is no reason to fail.
+fn say(text: impl Display) {
+    write!(stderr(), "{text}").ok();
+}
+
+/// What was asked for.
+fn answer(text: impl Display) {
+    write!(stdout(), "{text}").ok();
 }
 
 /// Variables of the command line, for commands and for the site.

@@ -25,7 +25,11 @@ use crate::{
 /// content is the same commit everywhere.
 const FOLDER_COMMIT_DATE: &str = "2000-01-01T00:00:00Z";
 
-const SETTINGS: [&str; 8] = [
+const SETTINGS: [&str; 12] = [
+    "-c",
+    "core.excludesFile=/dev/null",
+    "-c",
+    "core.attributesFile=/dev/null",
     "-c",
     "advice.detachedHead=false",
     "-c",
@@ -111,6 +115,17 @@ pub enum SourceError {
     /// The repository is empty.
     #[error("{0} has no commits")]
     Empty(String),
+    /// A folder to import holds a repository of its own.
+    #[error("{path} in {} is a git repository of its own, whose files would be left out; remove its .git, or make the whole a repository with a submodule", folder.display())]
+    NestedRepository {
+        /// The folder to import.
+        folder: PathBuf,
+        /// The repository in it.
+        path: String,
+    },
+    /// A name that git does not take for a branch.
+    #[error("{0:?} is not a name for a branch")]
+    BranchName(String),
     /// The folder to import cannot be used.
     #[error("could not read the source folder {}", folder.display())]
     Folder {
@@ -160,6 +175,15 @@ impl Repository {
         .is_ok_and(|output| output.success)
     }
 
+    /// Whether a work tree holds changes that no commit has. `false` also when that cannot be
+    /// found out, as in a bare repository.
+    pub async fn has_uncommitted_changes(folder: &Path, env: &BTreeMap<String, EnvValue>) -> bool {
+        let folder = folder.to_string_lossy();
+        run_git(env, &["-C", &folder, "status", "--porcelain"])
+            .await
+            .is_ok_and(|output| output.success && !output.stdout.trim().is_empty())
+    }
+
     /// Puts the content of a plain folder into a repository at `repository`,
     /// as one commit on `branch`. Unchanged content makes no new commit, and
     /// the same content gives the same commit on every machine.
@@ -183,6 +207,26 @@ impl Repository {
         let folder = tokio::fs::canonicalize(folder).await.map_err(unreadable)?;
         let this = Self::new(repository.to_string_lossy(), env);
         let git_dir = repository.to_string_lossy().into_owned();
+        let reference = format!("refs/heads/{branch}");
+        if this
+            .git("check-ref-format", &["check-ref-format", &reference])
+            .await
+            .is_err()
+        {
+            return Err(SourceError::BranchName(branch.to_owned()));
+        }
+        // One import at a time: they share an index. The system frees the lock of a program
+        // that was killed.
+        let lock = std::fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(repository.with_extension("lock"))
+            .map_err(unreadable)?;
+        let _lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))
+            .await
+            .map_err(|error| unreadable(std::io::Error::other(error)))?
+            .map_err(unreadable)?;
         if !repository.join("HEAD").exists() {
             this.git("init", &["init", "--quiet", "--bare", &git_dir])
                 .await?;
@@ -190,7 +234,7 @@ impl Repository {
         let excludes: String = exclude
             .iter()
             .filter_map(|path| path.to_str())
-            .map(|path| format!("/{path}\n"))
+            .map(|path| format!("/{}\n", escaped(path)))
             .collect();
         let info = repository.join("info");
         tokio::fs::create_dir_all(&info).await.map_err(unreadable)?;
@@ -208,6 +252,16 @@ impl Repository {
         let tree = this
             .git_at("write-tree", &folder, &at, &["write-tree"])
             .await?;
+        let entries = this
+            .git(
+                "ls-tree",
+                &["--git-dir", &git_dir, "ls-tree", "-r", tree.trim()],
+            )
+            .await?;
+        if let Some(entry) = entries.lines().find(|line| line.starts_with("160000 ")) {
+            let path = entry.split('\t').nth(1).unwrap_or_default().to_owned();
+            return Err(SourceError::NestedRepository { folder, path });
+        }
         let commit = this
             .git_with(
                 "commit-tree",
@@ -229,7 +283,6 @@ impl Repository {
                 ],
             )
             .await?;
-        let reference = format!("refs/heads/{branch}");
         this.git(
             "update-ref",
             &[
@@ -377,17 +430,46 @@ struct GitOutput {
     stderr: String,
 }
 
+/// A path as a pattern that matches nothing else.
+fn escaped(path: &str) -> String {
+    let mut pattern = String::new();
+    for character in path.chars() {
+        if matches!(character, '\\' | '*' | '?' | '[' | ']' | ' ') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern
+}
+
+/// Ends git with everything that it started, when nobody waits for it any more.
+struct Group(Option<rustix::process::Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0.take() {
+            rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
+        }
+    }
+}
+
 async fn run_git(env: &BTreeMap<String, EnvValue>, args: &[&str]) -> std::io::Result<GitOutput> {
-    let output = tokio::process::Command::new("git")
+    let child = tokio::process::Command::new("git")
         .args(SETTINGS)
         .args(args)
         .env_clear()
         .envs(env.iter().map(|(name, value)| (name, value.expose())))
         .env("GIT_TERMINAL_PROMPT", "0")
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
         .kill_on_drop(true)
-        .output()
-        .await?;
+        .spawn()?;
+    let id = child.id().and_then(|id| i32::try_from(id).ok());
+    let mut group = Group(id.and_then(rustix::process::Pid::from_raw));
+    let output = child.wait_with_output().await?;
+    group.0 = None;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok(GitOutput {
         success: output.status.success(),
@@ -400,8 +482,24 @@ async fn run_git(env: &BTreeMap<String, EnvValue>, args: &[&str]) -> std::io::Re
     })
 }
 
+/// The secret in an address: the password, or the user where it stands alone, as tokens do.
+/// Register it with the run: `git` is called with the whole address.
+#[must_use]
+pub fn credentials(address: &str) -> Option<crate::secret::Secret> {
+    let (scheme, rest) = address.split_once("://")?;
+    let authority = rest.split('/').next()?;
+    let (user, _) = authority.rsplit_once('@')?;
+    let secret = match user.split_once(':') {
+        Some((_, password)) => password,
+        None if scheme == "ssh" => return None,
+        None => user,
+    };
+    (!secret.is_empty()).then(|| crate::secret::Secret::new(secret))
+}
+
 /// An address without the user and password part, for messages and records.
-pub(crate) fn without_credentials(address: &str) -> String {
+#[must_use]
+pub fn without_credentials(address: &str) -> String {
     let Some((scheme, rest)) = address.split_once("://") else {
         return address.to_owned();
     };
@@ -540,6 +638,24 @@ impl Step for Checkout {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_secret_part_of_an_address_is_found() {
+        for (address, secret) in [
+            ("https://user:pw-1234@host/x.git", Some("pw-1234")),
+            ("https://token-1234@host/x", Some("token-1234")),
+            ("ssh://git@host/x", None),
+            ("https://host/x@y", None),
+            ("git@host:x.git", None),
+        ] {
+            let found = credentials(address);
+            assert_eq!(
+                found.as_ref().map(|found| found.expose()),
+                secret,
+                "{address}"
+            );
+        }
+    }
 
     #[test]
     fn passwords_are_dropped_from_addresses() {

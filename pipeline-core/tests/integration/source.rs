@@ -148,3 +148,61 @@ async fn a_checkout_is_clean_exact_and_at_the_same_place_every_time() {
     check_out(&first).await;
     assert_eq!(std::fs::read_to_string(source.join("file")).unwrap(), "one");
 }
+
+#[tokio::test]
+async fn a_repository_inside_a_folder_is_not_lost_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("folder");
+    std::fs::create_dir_all(folder.join("lib")).unwrap();
+    git(&folder.join("lib"), &["init", "--quiet"]);
+    git(
+        &folder.join("lib"),
+        &["commit", "--quiet", "--allow-empty", "-m", "one"],
+    );
+    let imported = Repository::import_folder(
+        &folder,
+        &dir.path().join("x.git"),
+        "main",
+        &[],
+        environment(),
+    )
+    .await;
+    assert!(
+        matches!(&imported, Err(SourceError::NestedRepository { path, .. }) if path == "lib"),
+        "{imported:?}"
+    );
+}
+
+#[tokio::test]
+async fn imports_of_one_folder_wait_for_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("fol[d]er *");
+    // A data folder inside, under a name that is a pattern.
+    std::fs::create_dir_all(folder.join("da[t]a *")).unwrap();
+    for number in 0..300 {
+        std::fs::write(folder.join(format!("file-{number}")), number.to_string()).unwrap();
+    }
+    let repository = folder.join("da[t]a *").join("x.git");
+    let mut imports = tokio::task::JoinSet::new();
+    for number in 0..4 {
+        let (folder, repository) = (folder.clone(), repository.clone());
+        imports.spawn(async move {
+            let branch = format!("b{number}");
+            let exclude = ["da[t]a *".into()];
+            let imported =
+                Repository::import_folder(&folder, &repository, &branch, &exclude, environment())
+                    .await;
+            imported
+                .unwrap()
+                .find(Some(&branch))
+                .await
+                .unwrap()
+                .revision
+        });
+    }
+    let revisions = imports.join_all().await;
+    assert!(
+        revisions.iter().all(|revision| *revision == revisions[0]),
+        "{revisions:?}"
+    );
+}

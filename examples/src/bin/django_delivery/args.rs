@@ -1,8 +1,11 @@
 //! The command line. Other programs call it: names and exit codes stay as they are.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{convert::Infallible, ffi::OsStr, num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pipeline_core::{Secret, executor::quote, source::without_credentials};
+
+use crate::{Exit, Stop};
 
 /// Takes a Django site from a commit to a live, health-checked release.
 #[derive(Debug, Parser)]
@@ -70,8 +73,8 @@ pub(crate) struct Options {
     #[arg(long = "env", global = true, value_name = "K=V", value_parser = pair)]
     pub(crate) env: Vec<(String, String)>,
     /// Variable whose value is never shown.
-    #[arg(long = "secret", global = true, value_name = "K=V", value_parser = secret)]
-    pub(crate) secrets: Vec<(String, pipeline_core::Secret)>,
+    #[arg(long = "secret", global = true, value_name = "K=V", value_parser = unchecked)]
+    pub(crate) secrets: Vec<Secret>,
     /// Name of the image; the project's name by default.
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) image: Option<String>,
@@ -140,11 +143,70 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// The error never shows what was given: it may be the secret.
-fn secret(text: &str) -> Result<(String, pipeline_core::Secret), String> {
-    pair(text)
-        .map(|(name, value)| (name, pipeline_core::Secret::new(value)))
-        .map_err(|_| "expected NAME=VALUE with letters, digits and underscores in NAME".into())
+/// Takes everything: the parser's own message would show the value.
+fn unchecked(text: &str) -> Result<Secret, Infallible> {
+    Ok(Secret::new(text))
+}
+
+impl Options {
+    /// The secret variables.
+    pub(crate) fn secret_variables(&self) -> Result<Vec<(String, Secret)>, Stop> {
+        self.secrets
+            .iter()
+            .map(|secret| match pair(secret.expose()) {
+                Ok((name, value)) => Ok((name, Secret::new(value))),
+                Err(why) => Err(Stop(
+                    Exit::Plan,
+                    format!("--secret: expected NAME=VALUE; {why} (the value is not shown)"),
+                )),
+            })
+            .collect()
+    }
+
+    /// The options as words for a shell; secrets by the name of a variable.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        let mut add = |flag: &str, value: &str| {
+            words.push(format!("{flag} {}", quote(OsStr::new(value))));
+        };
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let source = self.source.as_deref().map(without_credentials);
+        for (flag, value) in [
+            ("--source", source),
+            ("--branch", self.branch.clone()),
+            ("--release-branch", self.release_branch.clone()),
+            ("--app-dir", path(&self.app_dir)),
+            ("--requirements", path(&self.requirements)),
+            ("--data-dir", Some(self.data_dir.display().to_string())),
+            ("--test-command", self.test_command.clone()),
+            ("--lint-command", self.lint_command.clone()),
+            ("--image", self.image.clone()),
+            ("--registry", self.registry.clone()),
+            ("--base", self.base.clone()),
+            ("--wsgi", self.wsgi.clone()),
+            ("--health-path", Some(self.health_path.clone())),
+            ("--jobs", self.jobs.map(|jobs| jobs.to_string())),
+            ("--deploy", name_of(Some(self.deploy))),
+            ("--break", name_of(self.break_at)),
+            ("--reporter", name_of(Some(self.reporter))),
+        ] {
+            if let Some(value) = value {
+                add(flag, &value);
+            }
+        }
+        for (name, value) in &self.env {
+            add("--env", &format!("{name}={value}"));
+        }
+        for secret in &self.secrets {
+            let name = secret.expose().split('=').next().unwrap_or_default();
+            words.push(format!("--secret {name}=\"${name}\""));
+        }
+        words
+    }
+}
+
+fn name_of<T: ValueEnum>(value: Option<T>) -> Option<String> {
+    Some(value?.to_possible_value()?.get_name().to_owned())
 }
 
 fn url_path(text: &str) -> Result<String, String> {

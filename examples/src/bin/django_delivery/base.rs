@@ -1,7 +1,5 @@
 //! The bottom of the image.
 
-use std::path::Path;
-
 use async_trait::async_trait;
 use pipeline_core::{InputRef, Step, StepContext, StepError, error_chain};
 use pipeline_docker::{
@@ -36,8 +34,10 @@ impl Step for MakeBase {
         match &self.wanted {
             None => debian(cx).await,
             Some(wanted) => {
-                let path = Path::new(wanted);
-                let found = BaseImage::from_path(path);
+                // As the caller meant it, not as the job's folder would.
+                let path = std::path::absolute(wanted)
+                    .map_err(|error| StepError::errored(format!("--base {wanted}"), error))?;
+                let found = BaseImage::from_path(&path);
                 let is_layout = matches!(found, BaseImage::Layout { .. });
                 if path.is_dir() || is_layout {
                     cx.summary(if is_layout {

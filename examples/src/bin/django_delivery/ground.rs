@@ -34,17 +34,27 @@ impl Ground {
         };
         let source = options.source.clone().unwrap_or_else(sample_site);
         let project = project_name(&source);
-        let repository = repository(options, &source, &data_dir).await?;
+        let (repository, branch) = repository(options, &source, &data_dir).await?;
         let commit = match &recorded {
             // What is resumed is that commit, wherever the branch is now.
             Some(facts) => Commit::new(facts.revision.clone().unwrap_or_default())
                 .with_branch(facts.branch.clone())
                 .with_tag(facts.tag.clone()),
             None => repository
-                .find(options.branch.as_deref())
+                .find(branch.as_deref())
                 .await
                 .map_err(|error| stop(&error))?,
         };
+        let address = repository.display_address();
+        if let Some(facts) = &recorded
+            && facts.repository.as_ref() != Some(&address)
+        {
+            let then = facts.repository.as_deref().unwrap_or("another source");
+            return Err(Stop(
+                Exit::Plan,
+                format!("that run built {then}, not {address}; start a new run"),
+            ));
+        }
         let facts = recorded.unwrap_or_else(|| {
             let mut facts = RunFacts::new()
                 .with_revision(&commit.revision)
@@ -73,16 +83,28 @@ fn sample_site() -> String {
     concat!(env!("CARGO_MANIFEST_DIR"), "/site").to_owned()
 }
 
-async fn repository(options: &Options, source: &str, data_dir: &Path) -> Result<Repository, Stop> {
+/// The repository, and what to look for in it.
+async fn repository(
+    options: &Options,
+    source: &str,
+    data_dir: &Path,
+) -> Result<(Repository, Option<String>), Stop> {
     let is_address =
         source.contains("://") || (!Path::new(source).exists() && source.contains(':'));
     if is_address {
-        return Ok(Repository::new(source, inherited()));
+        return Ok((Repository::new(source, inherited()), options.branch.clone()));
     }
     let folder = std::fs::canonicalize(source)
         .map_err(|error| Stop(Exit::Plan, format!("--source {source}: {error}")))?;
     if Repository::is_repository(&folder, &inherited()).await {
-        return Ok(Repository::new(folder.to_string_lossy(), inherited()));
+        let repository = Repository::new(folder.to_string_lossy(), inherited());
+        if Repository::has_uncommitted_changes(&folder, &inherited()).await {
+            crate::say(format!(
+                "warning: {} has changes that are not committed; commits are built, so they are not in it\n",
+                folder.display()
+            ));
+        }
+        return Ok((repository, options.branch.clone()));
     }
     if !folder.is_dir() {
         return Err(Stop(
@@ -93,7 +115,12 @@ async fn repository(options: &Options, source: &str, data_dir: &Path) -> Result<
     // A repository of its own per folder and branch name.
     let key = pipeline_examples::short_hash(&[folder.to_string_lossy().as_bytes()]);
     let home = data_dir.join("sources");
-    std::fs::create_dir_all(&home).map_err(|error| Stop::new(Exit::Infrastructure, &error))?;
+    std::fs::create_dir_all(&home).map_err(|error| {
+        Stop(
+            Exit::Infrastructure,
+            format!("could not make {}: {error}", home.display()),
+        )
+    })?;
     let inside = data_dir.strip_prefix(&folder).map(Path::to_owned).ok();
     let exclude: Vec<PathBuf> = inside.into_iter().collect();
     let branch = options.branch.as_deref().unwrap_or(FOLDER_BRANCH);
@@ -105,12 +132,16 @@ async fn repository(options: &Options, source: &str, data_dir: &Path) -> Result<
         inherited(),
     )
     .await
+    .map(|repository| (repository, Some(branch.to_owned())))
     .map_err(|error| stop(&error))
 }
 
 fn stop(error: &SourceError) -> Stop {
     let exit = match error {
-        SourceError::NoSuchReference { .. } | SourceError::Empty(_) => Exit::Plan,
+        SourceError::NoSuchReference { .. }
+        | SourceError::Empty(_)
+        | SourceError::BranchName(_)
+        | SourceError::NestedRepository { .. } => Exit::Plan,
         _ => Exit::Infrastructure,
     };
     Stop::new(exit, error)

@@ -13,7 +13,6 @@ use std::{
     collections::BTreeMap,
     fmt::Display,
     io::{IsTerminal, Write, stderr, stdout},
-    path::Path,
     process::ExitCode,
     sync::Arc,
 };
@@ -22,6 +21,7 @@ use clap::Parser;
 use pipeline_core::{
     CancelToken, EnvValue, LocalExecutor, Outcome, RunReport, Runner, error_chain,
     report::{JsonLinesReporter, PlainReporter, Style, Summary},
+    source::credentials,
 };
 use pipeline_deploy::local::{LocalInstance, supervise};
 use tokio::signal::unix::{SignalKind, signal};
@@ -71,7 +71,12 @@ async fn main() -> ExitCode {
 }
 
 async fn run(options: &Options, resume: Option<&str>) -> Result<Exit, Stop> {
-    let ground = Ground::prepare(options, resume).await?;
+    let cancel = CancelToken::new();
+    tokio::spawn(cancel_on_signal(cancel.clone()));
+    let ground = tokio::select! {
+        ground = Ground::prepare(options, resume) => ground?,
+        () = cancel.cancelled() => return Ok(Exit::Interrupted),
+    };
     let pipeline = pipeline::build(options, &ground)?;
     let style = match options.reporter {
         ReporterKind::Auto if stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() => {
@@ -81,8 +86,11 @@ async fn run(options: &Options, resume: Option<&str>) -> Result<Exit, Stop> {
     };
     let executor = LocalExecutor::new().with_env(inherited());
     let mut runner = Runner::new(&ground.data_dir).with_executor(Arc::new(executor));
-    for (name, value) in variables(options) {
+    for (name, value) in variables(options)? {
         runner = runner.with_env(name, value);
+    }
+    if let Some(secret) = options.source.as_deref().and_then(credentials) {
+        runner = runner.with_secret(secret);
     }
     if let Some(jobs) = options.jobs {
         runner = runner.with_jobs(jobs);
@@ -104,7 +112,11 @@ async fn run(options: &Options, resume: Option<&str>) -> Result<Exit, Stop> {
         Stop::new(exit, &error)
     })?;
     let id = run.id().to_owned();
-    tokio::spawn(cancel_on_signal(run.cancel().clone()));
+    let stop = run.cancel().clone();
+    tokio::spawn(async move {
+        cancel.cancelled().await;
+        stop.cancel();
+    });
     let report = run
         .wait()
         .await
@@ -112,7 +124,7 @@ async fn run(options: &Options, resume: Option<&str>) -> Result<Exit, Stop> {
     say(Summary::new(&report, style));
     let exit = verdict(&report);
     if !matches!(exit, Exit::Passed) {
-        say(format!("   resume   {}\n", again(&["resume", &id])));
+        say(format!("   resume   {}\n", resume_line(options, &id)));
     }
     Ok(exit)
 }
@@ -122,7 +134,7 @@ async fn plan(options: &Options) -> Result<Exit, Stop> {
     let pipeline = pipeline::build(options, &ground)?;
     let plan = pipeline.plan(&ground.facts);
     match options.reporter {
-        ReporterKind::Json => answer(plan.to_json() + "\n"),
+        ReporterKind::Json => answer(serde_json::json!(plan).to_string() + "\n"),
         _ => answer(plan),
     }
     Ok(Exit::Passed)
@@ -195,16 +207,14 @@ fn answer(text: impl Display) {
 }
 
 /// Variables of the command line, for commands and for the site.
-fn variables(options: &Options) -> Vec<(String, EnvValue)> {
+fn variables(options: &Options) -> Result<Vec<(String, EnvValue)>, Stop> {
     let plain = options
         .env
         .iter()
         .map(|(name, value)| (name.clone(), EnvValue::from(value.as_str())));
-    let secret = options
-        .secrets
-        .iter()
-        .map(|(name, value)| (name.clone(), EnvValue::Secret(value.clone())));
-    plain.chain(secret).collect()
+    let secret = options.secret_variables()?.into_iter();
+    let secret = secret.map(|(name, value)| (name, EnvValue::Secret(value)));
+    Ok(plain.chain(secret).collect())
 }
 
 /// What commands get of this program's own environment: where programs and settings are, how to
@@ -240,41 +250,14 @@ fn inherited() -> BTreeMap<String, EnvValue> {
         .collect()
 }
 
-/// The call of this program with another command and the same options; secrets by name only.
-fn again(command: &[&str]) -> String {
-    let mut words: Vec<String> = vec![std::env::args().next().unwrap_or_default()];
-    words.extend(command.iter().map(|word| (*word).to_owned()));
-    let mut secret_next = false;
-    let mut skip_run_id = false;
-    for word in std::env::args().skip(1) {
-        if std::mem::take(&mut skip_run_id) || matches!(word.as_str(), "run" | "plan") {
-            continue;
-        }
-        if word == "resume" {
-            skip_run_id = true;
-            continue;
-        }
-        let is_secret = std::mem::take(&mut secret_next) || word.starts_with("--secret=");
-        secret_next = word == "--secret";
-        words.push(if is_secret {
-            let name = word
-                .trim_start_matches("--secret=")
-                .split('=')
-                .next()
-                .unwrap_or_default();
-            let flag = if word.starts_with("--secret=") {
-                "--secret="
-            } else {
-                ""
-            };
-            format!("{flag}{name}=…")
-        } else {
-            word
-        });
-    }
-    words
-        .iter()
-        .map(|word| pipeline_core::executor::quote(Path::new(word).as_os_str()))
-        .collect::<Vec<_>>()
-        .join(" ")
+/// The call that resumes a run, with the same options.
+fn resume_line(options: &Options, id: &str) -> String {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let mut words = vec![
+        pipeline_core::executor::quote(&program),
+        "resume".to_owned(),
+    ];
+    words.push(id.to_owned());
+    words.extend(options.words());
+    words.join(" ")
 }

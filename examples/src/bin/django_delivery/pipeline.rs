@@ -12,7 +12,7 @@ use pipeline_core::{
     Job, Output, Pipeline, Step, StepOptions, error_chain, source::Checkout, step_fn,
 };
 use pipeline_deploy::django::FindOptions;
-use pipeline_docker::{TagPolicy, registry::PushImage, steps::BuildImage};
+use pipeline_docker::{ImageReference, TagPolicy, registry::PushImage, steps::BuildImage};
 
 use crate::{
     Exit, Stop,
@@ -165,6 +165,15 @@ pub(crate) fn build(options: &Options, ground: &Ground) -> Result<Pipeline, Stop
         .image
         .clone()
         .unwrap_or_else(|| pipeline_examples::slug(&ground.project));
+    // A name that a registry would take is one that stays below the folder of images, too.
+    let named: Result<ImageReference, _> = format!("localhost/{name}").parse();
+    if !named.is_ok_and(|named| named.tag().is_none() && named.digest().is_none()) {
+        let why = "use lower case letters, digits and single . _ - / between them";
+        return Err(Stop(
+            Exit::Plan,
+            format!("--image {name:?} is no name for an image; {why}"),
+        ));
+    }
     let built = image.step(
         "build",
         BuildImage::new(spec, Path::new("images").join(&name)).with_tags(tag_policy()?),
@@ -193,7 +202,7 @@ pub(crate) fn build(options: &Options, ground: &Ground) -> Result<Pipeline, Stop
             options: find,
             folder: deploy_folder(&ground.data_dir),
             supervisor: ground.supervisor.clone(),
-            env: crate::variables(options),
+            env: crate::variables(options)?,
             health_path: options.health_path.clone(),
             break_at: options.break_at,
             image: built.into(),

@@ -72,6 +72,16 @@ impl Step for Stage {
         )
         .await?
         .check()?;
+        // What was checked out of submodules is part of what was tested.
+        cx.exec(
+            CommandSpec::new("git")
+                .args(["submodule", "--quiet", "foreach", "--recursive"])
+                .arg(r#"git checkout-index --all --force --prefix="$RELEASE_APP/$displaypath/""#)
+                .env("RELEASE_APP", release.join("app").display().to_string())
+                .cwd(SOURCE),
+        )
+        .await?
+        .check()?;
         let time = cx
             .exec(
                 CommandSpec::new("git")

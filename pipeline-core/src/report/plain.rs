@@ -217,6 +217,12 @@ fn shortened(command: &str) -> String {
 
 /// A command's output must not steer the reader's terminal.
 pub(super) fn printable(text: &str) -> String {
+    // Several lines become one.
+    let text = text
+        .lines()
+        .map(str::trim_end)
+        .collect::<Vec<_>>()
+        .join("; ");
     text.chars()
         .map(|character| match character {
             '\t' => ' ',

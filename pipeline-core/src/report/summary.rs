@@ -71,14 +71,18 @@ impl<'a> Summary<'a> {
                 if step.outcome == Outcome::Cancelled {
                     continue;
                 }
+                let mut message = failure.message.lines();
                 writeln!(
                     f,
                     "\n {}/{} {}: {}",
                     job.name,
                     step.name,
                     step.outcome,
-                    printable(&failure.message)
+                    printable(message.next().unwrap_or_default())
                 )?;
+                for line in message {
+                    writeln!(f, "   {}", printable(line.trim_start()))?;
+                }
                 for line in &failure.tail {
                     writeln!(f, "   | {}", printable(line))?;
                 }

@@ -414,3 +414,24 @@ async fn a_reporter_that_fails_or_panics_never_touches_the_run() {
     assert_eq!(report.warnings.len(), 2, "{:?}", report.warnings);
     assert!(report.warnings[0].contains("disk full") && report.warnings[1].contains("panicked"));
 }
+
+#[tokio::test]
+async fn a_message_of_several_lines_stays_readable() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut job = Job::new("deploy");
+    job.step(
+        "go",
+        step_fn(|_cx| async {
+            Err::<(), _>(StepError::failed(
+                "not healthy\n  last answer: 500\nrolled back",
+            ))
+        }),
+    );
+    let report = run(runner(dir.path()), &one(job)).await;
+    let block = Summary::new(&report, Style::Plain).to_string();
+    assert!(
+        block.contains("failed: not healthy\n   last answer: 500\n   rolled back\n"),
+        "{block}"
+    );
+    assert!(!block.contains('\u{fffd}'), "{block}");
+}

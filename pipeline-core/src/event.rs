@@ -11,6 +11,7 @@ use crate::{
     outcome::{FailureReport, Outcome},
     runner::StepReport,
     secret::Redactor,
+    step::Recorder,
 };
 
 /// Version of the serialised form. It grows when a reader of the old form
@@ -197,6 +198,7 @@ pub struct EventSink {
     redactor: Redactor,
     job: Option<String>,
     step: Option<String>,
+    recorder: Option<Recorder>,
 }
 
 impl EventSink {
@@ -206,6 +208,7 @@ impl EventSink {
             redactor,
             job: None,
             step: None,
+            recorder: None,
         }
     }
 
@@ -230,6 +233,21 @@ impl EventSink {
         }
     }
 
+    /// The same place, with a copy of every event for a recorder. One that
+    /// records already goes on doing so.
+    pub(crate) fn recorded_by(&self, recorder: Recorder) -> Self {
+        Self {
+            recorder: Some(recorder.after(self.recorder.clone())),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn record_summary(&self, summary: &str) {
+        if let Some(recorder) = &self.recorder {
+            recorder.summary(summary);
+        }
+    }
+
     pub(crate) fn redactor(&self) -> &Redactor {
         &self.redactor
     }
@@ -237,6 +255,9 @@ impl EventSink {
     /// Sends an event; waits while the run's owner is busy, which is what
     /// slows a flood of output down.
     pub(crate) async fn send(&self, kind: EventKind) {
+        if let Some(recorder) = &self.recorder {
+            recorder.event(&kind);
+        }
         let (job, step) = (self.job.clone(), self.step.clone());
         self.deliver(Message::Event { job, step, kind }).await;
     }

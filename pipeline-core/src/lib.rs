@@ -26,7 +26,7 @@ pub use report::{Reporter, ReporterError};
 pub use runner::{JobReport, Run, RunError, RunReport, Runner, StepReport};
 pub use secret::{Redactor, Secret};
 pub use step::{
-    CommandOutcome, CommandStep, RetryPolicy, Step, StepContext, StepError, StepOptions, When,
-    error_chain, sh, step_fn,
+    CommandOutcome, CommandStep, Recorder, RetryPolicy, Step, StepContext, StepError, StepOptions,
+    StepRecording, When, error_chain, sh, step_fn,
 };
 pub use value::{Input, InputRef, Output, StepOutput};

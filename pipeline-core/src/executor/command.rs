@@ -31,6 +31,15 @@ impl EnvValue {
             Self::Secret(secret) => secret.expose(),
         }
     }
+
+    /// The secret, if it is one.
+    #[must_use]
+    pub fn secret(&self) -> Option<&Secret> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Secret(secret) => Some(secret),
+        }
+    }
 }
 
 impl<T: Into<String>> From<T> for EnvValue {

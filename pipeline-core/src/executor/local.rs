@@ -22,6 +22,7 @@ use super::{
     ExecutorError, ExitStatus, OutputChunk, Process, SCOPE_VARIABLE, Scope, Stdin, Stream,
     Survivors,
 };
+use crate::secret::Secret;
 
 /// Output that a process has written and nobody has read: at most this many
 /// chunks of at most `CHUNK` bytes, then the process blocks on its pipe.
@@ -37,6 +38,10 @@ const SWEEP_LIMIT: Duration = Duration::from_secs(2);
 ///
 /// Nothing of the program's own environment is passed on; give what commands
 /// need, usually `PATH` and `HOME`, with [`with_env`](Self::with_env).
+///
+/// Descriptors that the program itself inherited (a lock file of `flock`, a pipe of a shell) are not
+/// passed on either: each job begins by marking every descriptor above standard error as closed on
+/// exec, in the whole program. The program goes on using them.
 #[derive(Clone, Debug, Default)]
 pub struct LocalExecutor {
     env: BTreeMap<String, EnvValue>,
@@ -77,6 +82,8 @@ impl Executor for LocalExecutor {
         &self,
         request: &EnvironmentRequest,
     ) -> Result<Box<dyn Environment>, ExecutorError> {
+        // What Rust opens is marked already; what was inherited, or opened by a C library, may not be.
+        close_fds::set_fds_cloexec_threadsafe(3, &[]);
         let root = tokio::fs::canonicalize(&request.folder)
             .await
             .map_err(|source| {
@@ -108,6 +115,14 @@ impl Executor for LocalExecutor {
             scope: request.scope.clone(),
             commands: AtomicU64::new(0),
         }))
+    }
+
+    fn secrets(&self) -> Vec<Secret> {
+        self.env
+            .values()
+            .filter_map(EnvValue::secret)
+            .cloned()
+            .collect()
     }
 }
 

@@ -23,7 +23,7 @@ pub use local::LocalExecutor;
 pub use shell::quote;
 pub use sweep::{SCOPE_VARIABLE, Scope, Survivors};
 
-use crate::event::EventSink;
+use crate::{cancel::CancelToken, event::EventSink, secret::Secret};
 
 /// Provisions one [`Environment`] per job.
 ///
@@ -31,6 +31,8 @@ use crate::event::EventSink;
 /// Two environments never share state that the request did not name. What
 /// `provision` has made by the time it fails or is dropped is removed again,
 /// at the latest when the same executor is next used.
+///
+/// A wrapper passes on every method, [`secrets`](Self::secrets) too.
 #[async_trait]
 pub trait Executor: Debug + Display + Send + Sync + 'static {
     /// Makes the place where one job's commands run.
@@ -40,12 +42,20 @@ pub trait Executor: Debug + Display + Send + Sync + 'static {
     /// is missing.
     ///
     /// # Cancellation
-    /// Dropping the future may leave a half-made environment that the next
-    /// `provision` of the same folder cleans up.
+    /// When [`EnvironmentRequest::cancel`] is thrown, what was made so far is
+    /// removed and any error is returned; the runner waits for that, a minute
+    /// at most. Dropping the future may leave a half-made environment
+    /// that the next `provision` of the same folder cleans up.
     async fn provision(
         &self,
         request: &EnvironmentRequest,
     ) -> Result<Box<dyn Environment>, ExecutorError>;
+
+    /// Secrets of its own configuration, such as the password of a service. A
+    /// run masks them in everything that leaves it. None by default.
+    fn secrets(&self) -> Vec<Secret> {
+        Vec::new()
+    }
 }
 
 /// What an [`Executor`] is asked for.
@@ -62,6 +72,9 @@ pub struct EnvironmentRequest {
     pub env: BTreeMap<String, EnvValue>,
     /// Where the executor reports pulls, timings and warnings.
     pub events: EventSink,
+    /// Thrown when nobody wants the environment any more; see
+    /// [`Executor::provision`]. By default nothing throws it.
+    pub cancel: CancelToken,
 }
 
 impl EnvironmentRequest {
@@ -74,6 +87,7 @@ impl EnvironmentRequest {
             folder,
             env: BTreeMap::new(),
             events,
+            cancel: CancelToken::new(),
         }
     }
 }
@@ -180,6 +194,10 @@ pub enum ExitStatus {
         /// Whether a core file was written.
         core_dumped: bool,
     },
+    /// The system ended it because the memory that its environment may use was
+    /// full. Only an environment with a limit of its own can tell; elsewhere
+    /// it is a plain signal 9.
+    OutOfMemory,
 }
 
 impl ExitStatus {
@@ -204,6 +222,9 @@ impl Display for ExitStatus {
             } => {
                 write!(f, "ended by signal {signal}, core dumped")
             }
+            Self::OutOfMemory => {
+                f.write_str("was ended because the memory limit of its environment was reached")
+            }
         }
     }
 }
@@ -218,6 +239,10 @@ pub struct EnvironmentFacts {
     pub system: String,
     /// Digest of the image, for containers.
     pub image: Option<String>,
+    /// Platform that commands are run for, in the words of images (`linux/arm64/v8`), where it may
+    /// be another one than the coordinator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
     /// How processes that escape their group are caught.
     pub kill_boundary: String,
 }
@@ -234,6 +259,7 @@ impl EnvironmentFacts {
             executor: executor.into(),
             system: system.into(),
             image: None,
+            platform: None,
             kill_boundary: kill_boundary.into(),
         }
     }

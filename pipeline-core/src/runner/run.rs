@@ -20,12 +20,12 @@ use super::{
 };
 use crate::{
     cancel::CancelToken,
-    executor::Scope,
+    executor::{EnvValue, Scope},
     facts::RunFacts,
     outcome::{FailureReport, Outcome},
     pipeline::{Pipeline, Plan},
     report::ReporterThread,
-    secret::Redactor,
+    secret::{Redactor, Secret},
 };
 
 /// A run that is going on.
@@ -240,12 +240,13 @@ pub(super) async fn start(
         .as_ref()
         .map(|records| reusable(records, &data_dir))
         .unwrap_or_default();
+    let redactor = Redactor::new(&secrets_of(&runner, pipeline));
     let cancel = CancelToken::new();
     let task = tokio::spawn(scheduler::run(scheduler::Setup {
         pipeline: pipeline.clone(),
         plan: plan.clone(),
         plan_hash,
-        redactor: Redactor::new(&runner.secrets),
+        redactor,
         reporters: runner
             .reporters
             .into_iter()
@@ -272,6 +273,17 @@ pub(super) async fn start(
         cancel,
         task,
     })
+}
+
+/// What the runner, the jobs' variables and the executors have to hide.
+fn secrets_of(runner: &Runner, pipeline: &Pipeline) -> Vec<Secret> {
+    let mut secrets = runner.secrets.clone();
+    secrets.extend(runner.executor.secrets());
+    for job in pipeline.jobs.iter() {
+        secrets.extend(job.executor.iter().flat_map(|executor| executor.secrets()));
+        secrets.extend(job.env.values().filter_map(EnvValue::secret).cloned());
+    }
+    secrets
 }
 
 fn prepare(data_dir: &Path) -> io::Result<PathBuf> {

@@ -26,6 +26,9 @@ use crate::{
 /// A step that was told to stop is dropped after this long. It is more than
 /// the ten seconds that its commands get between polite signal and kill.
 const STEP_GRACE: Duration = Duration::from_secs(15);
+/// An environment that is being made when the run is cancelled may take this
+/// long to be taken apart again.
+const PROVISION_GRACE: Duration = Duration::from_secs(60);
 /// Finalizers of a cancelled run have this long in all; GitHub's figure.
 const FINALIZER_LIMIT: Duration = Duration::from_secs(5 * 60);
 
@@ -64,13 +67,17 @@ pub(super) async fn run_job(mut task: JobTask) {
             outcome
         }
         Err(error) => {
+            let outcome = match error {
+                StepError::Cancelled => Outcome::Cancelled,
+                _ => Outcome::Errored,
+            };
             let report = StepReport {
                 name: "environment".into(),
-                outcome: Outcome::Errored,
+                outcome,
                 duration: started.elapsed(),
                 attempts: 1,
                 summary: None,
-                failure: Some(error.report()),
+                failure: Some(redacted(&task.events, error.report())),
             };
             task.events
                 .deliver(Message::StepDone {
@@ -79,7 +86,7 @@ pub(super) async fn run_job(mut task: JobTask) {
                     value: None,
                 })
                 .await;
-            Outcome::Errored
+            outcome
         }
     };
     let duration = started.elapsed();
@@ -137,18 +144,46 @@ async fn enter(task: &JobTask) -> Result<Entered, StepError> {
         task.events.clone(),
     );
     request.env = env.clone();
-    let environment = tokio::select! {
-        provisioned = task.executor.provision(&request) => provisioned.map_err(|error| {
-            StepError::errored(format!("could not make an environment with {}", task.executor), error)
-        })?,
-        () = task.cancel.cancelled() => return Err(StepError::Cancelled),
-    };
+    request.cancel = task.cancel.child();
+    let environment = provision(task, &request).await?;
     task.events
         .send(EventKind::EnvironmentReady {
             facts: environment.facts().clone(),
         })
         .await;
     Ok((lease, environment, env))
+}
+
+/// An environment that the run still wants when it is there.
+async fn provision(
+    task: &JobTask,
+    request: &EnvironmentRequest,
+) -> Result<Box<dyn Environment>, StepError> {
+    let mut provisioning = task.executor.provision(request);
+    tokio::select! {
+        provisioned = &mut provisioning => return provisioned.map_err(|error| {
+            // It may have heard of the cancellation first.
+            if request.cancel.is_cancelled() {
+                return StepError::Cancelled;
+            }
+            StepError::errored(format!("could not make an environment with {}", task.executor), error)
+        }),
+        () = request.cancel.cancelled() => {}
+    }
+    // The executor was told, and removes what it has made.
+    match tokio::time::timeout(PROVISION_GRACE, provisioning).await {
+        Ok(Ok(environment)) => close(&task.events, &*environment).await,
+        Ok(Err(_)) => {}
+        Err(_) => {
+            let text = format!(
+                "{} did not stop making the environment within {}s; something of it may be left",
+                task.executor,
+                PROVISION_GRACE.as_secs()
+            );
+            task.events.warn(text).await;
+        }
+    }
+    Err(StepError::Cancelled)
 }
 
 async fn close(events: &EventSink, environment: &dyn Environment) {
@@ -360,11 +395,13 @@ impl Bench<'_> {
                 .iter()
                 .filter_map(|input| Some((input.clone(), self.task.values.get(input)?.clone())))
                 .collect(),
-            events: events.clone(),
+            pipeline: self.task.pipeline.clone(),
+            job: self.task.index,
+            step: Arc::clone(&self.step.name),
             cancel: token.clone(),
             notes: Mutex::default(),
         });
-        let cx = StepContext::new(Arc::clone(&parts));
+        let cx = StepContext::new(Arc::clone(&parts), events.clone());
         let step = Arc::clone(&self.step.step);
         // A task of its own: a panic stays inside, and it can be abandoned.
         let mut running = tokio::spawn(async move { step.run_erased(&cx).await });

@@ -23,6 +23,14 @@ impl From<CommandSpec> for CommandStep {
     }
 }
 
+impl CommandStep {
+    /// The command.
+    #[must_use]
+    pub fn command(&self) -> &CommandSpec {
+        &self.command
+    }
+}
+
 #[async_trait]
 impl Step for CommandStep {
     type Output = ();

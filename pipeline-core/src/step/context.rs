@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io::Write,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -8,13 +8,14 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::StepError;
+use super::{Recorder, StepError, StepRecording};
 use crate::{
     cancel::CancelToken,
     event::{EventKind, EventSink, MAX_LINE_BYTES},
     executor::{CommandSpec, EnvValue, Environment, ExitStatus, Stream},
     facts::RunFacts,
     outcome::FailureReport,
+    pipeline::Pipeline,
     secret::RedactorStream,
     value::{Input, InputRef, Output, StepOutput},
 };
@@ -28,6 +29,7 @@ const GRACE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct StepContext {
     parts: Arc<ContextParts>,
+    events: EventSink,
 }
 
 #[derive(Debug)]
@@ -44,7 +46,10 @@ pub(crate) struct ContextParts {
     pub(crate) facts: Arc<RunFacts>,
     pub(crate) run: String,
     pub(crate) values: BTreeMap<InputRef, serde_json::Value>,
-    pub(crate) events: EventSink,
+    pub(crate) pipeline: Pipeline,
+    /// The job's place in the pipeline.
+    pub(crate) job: usize,
+    pub(crate) step: Arc<str>,
     pub(crate) cancel: CancelToken,
     pub(crate) notes: Mutex<StepNotes>,
 }
@@ -58,8 +63,38 @@ pub(crate) struct StepNotes {
 }
 
 impl StepContext {
-    pub(crate) fn new(parts: Arc<ContextParts>) -> Self {
-        Self { parts }
+    pub(crate) fn new(parts: Arc<ContextParts>, events: EventSink) -> Self {
+        Self { parts, events }
+    }
+
+    /// The name of the job.
+    #[must_use]
+    pub fn job(&self) -> &str {
+        &self.parts.pipeline.jobs[self.parts.job].name
+    }
+
+    /// The name of the step.
+    #[must_use]
+    pub fn step(&self) -> &str {
+        &self.parts.step
+    }
+
+    /// The jobs that had ended before this one began because the graph says
+    /// so: those it waits for, those they waited for, and so on. A job that is
+    /// neither here nor has this one in its own list may run at the same time.
+    #[must_use]
+    pub fn upstream_jobs(&self) -> BTreeSet<String> {
+        let jobs = &self.parts.pipeline.jobs;
+        let mut found: BTreeSet<String> = BTreeSet::new();
+        let mut wanted: BTreeSet<&str> = jobs[self.parts.job].needs().into_iter().collect();
+        // Each job comes after those it needs, so that one pass finds all.
+        for job in jobs[..self.parts.job].iter().rev() {
+            if wanted.remove(&*job.name) {
+                wanted.extend(job.needs());
+                found.insert(job.name.to_string());
+            }
+        }
+        found
     }
 
     /// The job's folder on this machine. Its path is the same in every run, as
@@ -106,6 +141,13 @@ impl StepContext {
         &self.parts.env
     }
 
+    /// Those of [`env`](Self::env) that somebody declared, without the
+    /// [built-in ones](RunFacts::builtin_variables), which change with every run.
+    #[must_use]
+    pub fn declared_env(&self) -> &BTreeMap<String, EnvValue> {
+        &self.parts.declared
+    }
+
     /// Thrown when the step should stop.
     #[must_use]
     pub fn cancel(&self) -> &CancelToken {
@@ -115,40 +157,83 @@ impl StepContext {
     /// Where the step reports.
     #[must_use]
     pub fn events(&self) -> &EventSink {
-        &self.parts.events
+        &self.events
+    }
+
+    /// A context for running another step inside this one: what it reports
+    /// goes where this one's reports go, and is kept as well.
+    #[must_use]
+    pub fn recording(&self) -> (Self, Recorder) {
+        let recorder = Recorder::default();
+        let inner = Self {
+            parts: Arc::clone(&self.parts),
+            events: self.events.recorded_by(recorder.clone()),
+        };
+        (inner, recorder)
+    }
+
+    /// Reports once more what was recorded: log lines, output, warnings, facts,
+    /// highlights and the summary. Secrets of this run are masked in it.
+    pub async fn replay(&self, recording: &StepRecording) {
+        for kind in &recording.events {
+            match kind {
+                EventKind::CommandStarted { command } => {
+                    let command = self.events.redactor().redact(command);
+                    self.write_log(format!("$ {command}\n").as_bytes());
+                    self.events
+                        .send(EventKind::CommandStarted { command })
+                        .await;
+                }
+                EventKind::Output { stream, text } => {
+                    let text = self.events.redactor().redact(text);
+                    self.write_log(format!("{text}\n").as_bytes());
+                    let stream = *stream;
+                    self.events.send(EventKind::Output { stream, text }).await;
+                }
+                EventKind::Log { text } => self.log(text).await,
+                EventKind::Warning { text } => self.warn(text).await,
+                EventKind::Fact { topic, data } => self.fact(topic, data.clone()).await,
+                EventKind::Highlight { label, text } => self.highlight(label, text).await,
+                _ => {}
+            }
+        }
+        if let Some(summary) = &recording.summary {
+            self.summary(summary);
+        }
     }
 
     /// Lines in the step's log.
     pub async fn log(&self, text: impl AsRef<str> + Send) {
-        let text = self.parts.events.redactor().redact(text.as_ref());
+        let text = self.events.redactor().redact(text.as_ref());
         for line in text.lines() {
             self.write_log(line.as_bytes());
             self.write_log(b"\n");
             let text = line.to_owned();
-            self.parts.events.send(EventKind::Log { text }).await;
+            self.events.send(EventKind::Log { text }).await;
         }
     }
 
     /// A warning: shown now and again in the closing block.
     pub async fn warn(&self, text: impl AsRef<str> + Send) {
-        let text = self.parts.events.redactor().redact(text.as_ref());
+        let text = self.events.redactor().redact(text.as_ref());
         self.write_log(format!("warning: {text}\n").as_bytes());
-        self.parts.events.send(EventKind::Warning { text }).await;
+        self.events.send(EventKind::Warning { text }).await;
     }
 
     /// A typed fact; see [`EventSink::fact`].
     pub async fn fact(&self, topic: &str, data: serde_json::Value) {
-        self.parts.events.fact(topic, data).await;
+        self.events.fact(topic, data).await;
     }
 
     /// A line for the closing block, such as the address of a site.
     pub async fn highlight(&self, label: &str, text: impl AsRef<str> + Send) {
-        self.parts.events.highlight(label, text).await;
+        self.events.highlight(label, text).await;
     }
 
     /// One line about the result, for the table of steps. The last one counts.
     pub fn summary(&self, text: impl AsRef<str>) {
-        let text = self.parts.events.redactor().redact(text.as_ref());
+        let text = self.events.redactor().redact(text.as_ref());
+        self.events.record_summary(&text);
         self.notes().summary = Some(text);
     }
 
@@ -184,6 +269,13 @@ impl StepContext {
         })
     }
 
+    /// What the step behind a declared input recorded, as it stands: for a step
+    /// that runs another one and does not know its types.
+    #[must_use]
+    pub fn recorded(&self, input: &InputRef) -> Option<&serde_json::Value> {
+        self.parts.values.get(input)
+    }
+
     /// Runs a command in the job's environment: output goes to the log and the
     /// event stream, redacted. Its status is a value; see
     /// [`CommandOutcome::check`].
@@ -196,11 +288,10 @@ impl StepContext {
     /// When the step's token is thrown the process group gets the polite
     /// signal, ten seconds later the kill. Dropping the future kills at once.
     pub async fn exec(&self, command: CommandSpec) -> Result<CommandOutcome, StepError> {
-        let redactor = self.parts.events.redactor();
+        let redactor = self.events.redactor();
         let shown = redactor.redact(&command.display_line());
         self.write_log(format!("$ {shown}\n").as_bytes());
-        self.parts
-            .events
+        self.events
             .send(EventKind::CommandStarted { command: shown })
             .await;
 
@@ -289,8 +380,7 @@ impl StepContext {
                 }
                 notes.tail.push_back(text.clone());
             }
-            self.parts
-                .events
+            self.events
                 .send(EventKind::Output {
                     stream: splitter.stream,
                     text,

@@ -5,6 +5,7 @@ mod context;
 mod erased;
 mod func;
 mod options;
+mod recording;
 
 use std::fmt::Debug;
 
@@ -16,6 +17,7 @@ pub(crate) use context::{ContextParts, StepNotes};
 pub use erased::ErasedStep;
 pub use func::{StepFn, step_fn};
 pub use options::{RetryPolicy, StepOptions, When};
+pub use recording::{Recorder, StepRecording};
 
 use crate::{
     executor::{ExecutorError, ExitStatus},

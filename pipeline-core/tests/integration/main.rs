@@ -6,6 +6,7 @@ mod contract;
 mod object_safety;
 mod plan;
 mod processes;
+mod recording;
 mod resume;
 mod runs;
 mod secrets;

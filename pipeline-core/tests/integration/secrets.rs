@@ -1,5 +1,6 @@
 use pipeline_core::{
-    Job, Outcome, Pipeline, Secret, StepError,
+    Environment, EnvironmentRequest, Executor, ExecutorError, Job, Outcome, Pipeline, Secret,
+    StepError,
     report::{JsonLinesReporter, PlainReporter, Style, Summary},
     sh, step_fn,
 };
@@ -130,5 +131,51 @@ async fn a_value_too_short_to_mask_is_said_aloud() {
             .iter()
             .any(|text| text.contains("cannot be masked")),
         "{report:?}"
+    );
+}
+
+/// Cannot make an environment, and says why in words that it should not use.
+#[derive(Debug)]
+struct Talkative;
+
+impl std::fmt::Display for Talkative {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("talkative")
+    }
+}
+
+#[async_trait::async_trait]
+impl Executor for Talkative {
+    async fn provision(
+        &self,
+        _request: &EnvironmentRequest,
+    ) -> Result<Box<dyn Environment>, ExecutorError> {
+        let said = format!("FATAL: wrong password {CANARY}");
+        Err(ExecutorError::environment("the service ended", said))
+    }
+
+    fn secrets(&self) -> Vec<Secret> {
+        vec![Secret::new(CANARY)]
+    }
+}
+
+#[tokio::test]
+async fn an_executors_secret_stays_out_of_the_report_of_a_job_that_could_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut job = Job::new("test").executor(Arc::new(Talkative));
+    job.step("never", sh("true"));
+    let pipeline = Pipeline::builder("p").job(job).build().unwrap();
+    let report = run(runner(dir.path()), &pipeline).await;
+    assert_eq!(report.outcome, Outcome::Errored);
+    let failure = report.step("test", "environment").unwrap();
+    let text = format!("{failure:?}");
+    assert!(
+        text.contains("wrong password ***") && !text.contains(CANARY),
+        "{text}"
+    );
+    let journal = std::fs::read_to_string(report.folder.join("journal.jsonl")).unwrap();
+    assert!(
+        journal.contains("wrong password ***") && !journal.contains(CANARY),
+        "{journal}"
     );
 }

@@ -59,8 +59,16 @@ pub trait CacheStore: fmt::Debug + fmt::Display + Send + Sync {
     /// left out.
     async fn list(&self, prefix: &str) -> Result<Vec<EntryMetadata>, StoreError>;
 
+    /// Descriptions of all entries, sorted by key, for whoever decides what is to go: an error
+    /// when any part of the store does not answer, where [`list`](Self::list) may make do.
+    async fn list_everything(&self) -> Result<Vec<EntryMetadata>, StoreError>;
+
     /// Removes an entry that nobody is reading.
     async fn delete(&self, key: &CacheKey) -> Result<DeleteOutcome, StoreError>;
+
+    /// Removes this very entry, unless somebody reads it. [`DeleteOutcome::Absent`] also when the
+    /// key holds another one by now.
+    async fn delete_entry(&self, entry: &EntryMetadata) -> Result<DeleteOutcome, StoreError>;
 
     /// Notes that this very entry turned out to be damaged or unsafe, so that the next put
     /// replaces it. Does nothing when the key holds another entry by now. Removing the entry is a

@@ -24,16 +24,25 @@ pub enum Codec {
     Gzip,
     /// Zstandard.
     Zstd,
+    /// No archive but a list of chunks that entries of a store share: see feature `chunked`.
+    Chunked,
 }
 
+/// How keys of shared parts start.
+pub(crate) const SHARED_PARTS: &str = "pipeline-cache/chunks/";
+
+/// How keys of notes about shared parts start: what a collector tells everybody.
+pub(crate) const SHARED_NOTES: &str = "pipeline-cache/chunks/condemned/";
+
 impl Codec {
-    /// File name extension of such an archive: `tar`, `tar.gz` or `tar.zst`.
+    /// File name extension of such an archive: `tar`, `tar.gz`, `tar.zst` or `chunks`.
     #[must_use]
     pub fn extension(self) -> &'static str {
         match self {
             Self::None => "tar",
             Self::Gzip => "tar.gz",
             Self::Zstd => "tar.zst",
+            Self::Chunked => "chunks",
         }
     }
 }
@@ -44,6 +53,7 @@ impl fmt::Display for Codec {
             Self::None => "none",
             Self::Gzip => "gzip",
             Self::Zstd => "zstd",
+            Self::Chunked => "chunked",
         })
     }
 }
@@ -172,6 +182,7 @@ impl NewEntry {
             index_digest: facts.index_digest,
             producer: self.producer,
             created: self.created,
+            signature: facts.signature.clone(),
             last_used: None,
         }
     }
@@ -189,6 +200,19 @@ pub struct EntryFacts {
     pub file_count: u64,
     /// SHA-256 of the trailing frame index, where the payload has one.
     pub index_digest: Option<Sha256Digest>,
+    /// Who vouches for the entry.
+    pub signature: Option<EntrySignature>,
+}
+
+/// A signature over an entry; what it means is up to `SignedStore` (feature `signed`). Every store
+/// keeps it as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct EntrySignature {
+    /// The signer's Ed25519 public key, in base64.
+    pub public_key: String,
+    /// The Ed25519 signature, in base64.
+    pub signature: String,
 }
 
 impl EntryFacts {
@@ -200,6 +224,7 @@ impl EntryFacts {
             raw_size: 0,
             file_count: 0,
             index_digest: None,
+            signature: None,
         }
     }
 
@@ -254,6 +279,9 @@ pub struct EntryMetadata {
     /// When it was made (UTC).
     #[serde(with = "rfc3339")]
     pub created: SystemTime,
+    /// Who vouches for it, where somebody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<EntrySignature>,
     /// When a restore last used it, where the store keeps that. Not part of the document.
     #[serde(skip)]
     pub last_used: Option<SystemTime>,
@@ -274,6 +302,12 @@ pub enum MetadataError {
         /// Seal of what the document holds.
         actual: Sha256Digest,
     },
+    /// Longer than readers take: too many or too long paths and inputs.
+    #[error("the description has {bytes} bytes, and at most {MAX_DOCUMENT} are read")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
     /// Written by a newer version.
     #[error("the description has format {found}, this version reads up to {METADATA_FORMAT}")]
     Format {
@@ -288,6 +322,9 @@ pub enum MetadataError {
     },
 }
 
+/// Descriptions are small; a huge one is damage, not something to read into memory.
+pub(crate) const MAX_DOCUMENT: u64 = 8 << 20;
+
 #[derive(Serialize, Deserialize)]
 struct Document<'a> {
     #[serde(borrow)]
@@ -296,11 +333,43 @@ struct Document<'a> {
 }
 
 impl EntryMetadata {
+    /// What to put into another store, so that the same entry comes out.
+    pub(crate) fn to_new_entry(&self) -> NewEntry {
+        let key =
+            RenderedKey::from_parts(self.key.clone(), self.template.clone(), self.inputs.clone());
+        NewEntry::new(key, self.created)
+            .with_paths(&self.paths)
+            .with_producer(self.producer.clone())
+    }
+
+    /// What the producer of this entry's payload said.
+    pub(crate) fn facts(&self) -> EntryFacts {
+        EntryFacts {
+            codec: self.codec,
+            raw_size: self.raw_size,
+            file_count: self.file_count,
+            index_digest: self.index_digest,
+            signature: self.signature.clone(),
+        }
+    }
+
+    /// Whether this is the same entry, in whichever store and under whichever payload name.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.key == other.key && self.digest == other.digest && self.created == other.created
+    }
+
+    /// Whether this is no entry of its own but holds chunks of others: such keys start with
+    /// `pipeline-cache/chunks/`. Lookups do not see it and eviction leaves it alone.
+    #[must_use]
+    pub fn is_shared_part(&self) -> bool {
+        self.key.as_str().starts_with(SHARED_PARTS)
+    }
+
     /// The description as a JSON document with a seal: a SHA-256 over key, digest and all other
     /// fields, so that a payload cannot be moved to another key and no field can rot unnoticed.
     ///
     /// # Errors
-    /// A time outside of the years that RFC 3339 can write.
+    /// A time outside of the years that RFC 3339 can write, or more than 8 MiB.
     pub fn to_document(&self) -> Result<Vec<u8>, MetadataError> {
         let entry = serde_json::to_string_pretty(self).map_err(MetadataError::Syntax)?;
         let seal = seal(&entry);
@@ -311,6 +380,9 @@ impl EntryMetadata {
         };
         let mut bytes = serde_json::to_vec_pretty(&document).map_err(MetadataError::Syntax)?;
         bytes.push(b'\n');
+        if bytes.len() as u64 > MAX_DOCUMENT {
+            return Err(MetadataError::TooLong { bytes: bytes.len() });
+        }
         Ok(bytes)
     }
 
@@ -352,12 +424,15 @@ fn seal(entry: &str) -> Sha256Digest {
 }
 
 /// `SystemTime` as RFC 3339 in UTC with nanoseconds.
-mod rfc3339 {
+pub(super) mod rfc3339 {
     use std::time::SystemTime;
 
     use serde::{Deserialize, Deserializer, Serializer, de, ser};
 
-    pub(super) fn serialize<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::store) fn serialize<S: Serializer>(
+        time: &SystemTime,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         let stamp = jiff::Timestamp::try_from(*time).map_err(ser::Error::custom)?;
         to.collect_str(&stamp)
     }
@@ -427,6 +502,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_nobody_would_read_is_not_written() {
+        let mut metadata = sample();
+        metadata.paths = vec!["x".repeat(4000); 2000];
+        assert!(metadata.to_document().is_ok());
+        metadata.paths = vec!["x".repeat(4000); 3000];
+        assert!(matches!(
+            metadata.to_document(),
+            Err(MetadataError::TooLong { .. })
+        ));
     }
 
     #[test]

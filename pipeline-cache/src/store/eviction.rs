@@ -1,6 +1,8 @@
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use super::EntryMetadata;
+use crate::key::CacheKey;
 
 /// What an eviction removes. Default: nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,7 +12,8 @@ pub struct EvictionPolicy {
     pub max_idle: Option<Duration>,
     /// Remove entries made longer ago than this, used or not. Default: no limit.
     pub max_age: Option<Duration>,
-    /// Then remove the least recently used until all payloads together fit. Default: no limit.
+    /// Then remove the least recently used until what stays fits: all payloads together, and each
+    /// chunk segment that they need once. Default: no limit.
     pub max_total_bytes: Option<u64>,
 }
 
@@ -29,7 +32,7 @@ impl EvictionPolicy {
         self
     }
 
-    /// Sets the room for all payloads.
+    /// Sets the room for everything.
     #[must_use]
     pub fn with_max_total_bytes(mut self, bytes: u64) -> Self {
         self.max_total_bytes = Some(bytes);
@@ -55,15 +58,29 @@ pub enum EvictionReason {
 pub struct EvictionPlan {
     /// Entries to remove.
     pub remove: Vec<(EntryMetadata, EvictionReason)>,
-    /// Bytes that stay.
+    /// Bytes of the entries that stay, and of chunk segments that these need.
     pub kept_bytes: u64,
 }
 
 /// Decides what goes, for a list of entries and a time. Pure: nothing is touched. A clock that
 /// stands before an entry's times counts that entry as new.
+///
+/// Chunks that entries share are left alone and not counted, since a list does not say who needs
+/// them: where entries are chunked, `Cache::plan_eviction` knows.
 #[must_use]
 pub fn plan_eviction(
+    entries: Vec<EntryMetadata>,
+    policy: &EvictionPolicy,
+    now: SystemTime,
+) -> EvictionPlan {
+    plan_with_parts(entries, &HashMap::new(), policy, now)
+}
+
+/// The same, knowing which shared parts each entry needs: a part counts once, for as long as an
+/// entry that stays needs it.
+pub(crate) fn plan_with_parts(
     mut entries: Vec<EntryMetadata>,
+    parts: &HashMap<CacheKey, Vec<CacheKey>>,
     policy: &EvictionPolicy,
     now: SystemTime,
 ) -> EvictionPlan {
@@ -72,6 +89,14 @@ pub fn plan_eviction(
         limit.is_some_and(|limit| now.duration_since(since).is_ok_and(|age| age > limit))
     };
     entries.sort_by(|a, b| (used(a), &a.key).cmp(&(used(b), &b.key)));
+    let (shared, entries): (Vec<_>, Vec<_>) =
+        entries.into_iter().partition(EntryMetadata::is_shared_part);
+    // Size, and how many of the entries that stay need it.
+    let mut shared: HashMap<CacheKey, (u64, usize)> = shared
+        .into_iter()
+        .map(|part| (part.key, (part.packed_size, 0)))
+        .collect();
+    let needs = |entry: &EntryMetadata| parts.get(&entry.key).map_or(&[][..], Vec::as_slice);
     let mut plan = EvictionPlan::default();
     let mut kept = Vec::new();
     for entry in entries {
@@ -81,6 +106,12 @@ pub fn plan_eviction(
             plan.remove.push((entry, EvictionReason::Idle));
         } else {
             plan.kept_bytes += entry.packed_size;
+            for part in needs(&entry) {
+                if let Some((size, users)) = shared.get_mut(part) {
+                    plan.kept_bytes += if *users == 0 { *size } else { 0 };
+                    *users += 1;
+                }
+            }
             kept.push(entry);
         }
     }
@@ -92,6 +123,12 @@ pub fn plan_eviction(
             break;
         }
         plan.kept_bytes -= entry.packed_size;
+        for part in needs(&entry) {
+            if let Some((size, users)) = shared.get_mut(part) {
+                *users -= 1;
+                plan.kept_bytes -= if *users == 0 { *size } else { 0 };
+            }
+        }
         plan.remove.push((entry, EvictionReason::Size));
     }
     plan
@@ -134,6 +171,38 @@ mod tests {
         let plan = plan_eviction(entries, &policy, now);
         assert_eq!(removed(&plan), [("never-used", EvictionReason::Size)]);
         assert_eq!(plan.kept_bytes, 80);
+    }
+
+    #[test]
+    fn a_shared_part_counts_once_and_until_its_last_user_goes() {
+        let part = |name: &str| format!("pipeline-cache/chunks/segment/{name}");
+        let entries = vec![
+            entry("oldest", 1, None, 1),
+            entry("middle", 2, None, 1),
+            entry("newest", 3, None, 1),
+            entry(&part("a"), 1, None, 20),
+            entry(&part("b"), 2, None, 30),
+            entry(&part("nobody's"), 3, None, 1000),
+        ];
+        let key = |text: &str| CacheKey::new(text).unwrap();
+        let parts = HashMap::from([
+            (key("oldest"), vec![key(&part("a"))]),
+            (key("middle"), vec![key(&part("a")), key(&part("b"))]),
+            (key("newest"), vec![key(&part("b")), key(&part("gone"))]),
+        ]);
+        for (room, evicted, kept) in [
+            (53, &[][..], 53),
+            (52, &["oldest"], 52),
+            (51, &["oldest", "middle"], 31),
+            (31, &["oldest", "middle"], 31),
+            (30, &["oldest", "middle", "newest"], 0),
+        ] {
+            let policy = EvictionPolicy::default().with_max_total_bytes(room);
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+            let plan = plan_with_parts(entries.clone(), &parts, &policy, now);
+            let gone: Vec<&str> = removed(&plan).iter().map(|(key, _)| *key).collect();
+            assert_eq!((&gone[..], plan.kept_bytes), (evicted, kept), "{room}");
+        }
     }
 
     #[test]

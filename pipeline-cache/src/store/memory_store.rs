@@ -37,6 +37,19 @@ impl MemoryStore {
         // Every change under the lock is one map operation, so a panic leaves nothing half-done.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn remove_if(&self, key: &CacheKey, wanted: impl Fn(&EntryMetadata) -> bool) -> DeleteOutcome {
+        let mut entries = self.lock();
+        match entries.get(key) {
+            Some(held) if !wanted(&held.metadata) => DeleteOutcome::Absent,
+            None => DeleteOutcome::Absent,
+            Some(held) if Arc::strong_count(&held.bytes) > 1 => DeleteOutcome::Leased,
+            Some(_) => {
+                entries.remove(key);
+                DeleteOutcome::Deleted
+            }
+        }
+    }
 }
 
 #[async_trait]
@@ -109,23 +122,24 @@ impl CacheStore for MemoryStore {
             .collect())
     }
 
+    async fn list_everything(&self) -> Result<Vec<EntryMetadata>, StoreError> {
+        self.list("").await
+    }
+
     async fn delete(&self, key: &CacheKey) -> Result<DeleteOutcome, StoreError> {
-        let mut entries = self.lock();
-        match entries.get(key) {
-            None => Ok(DeleteOutcome::Absent),
-            Some(held) if Arc::strong_count(&held.bytes) > 1 => Ok(DeleteOutcome::Leased),
-            Some(_) => {
-                entries.remove(key);
-                Ok(DeleteOutcome::Deleted)
-            }
-        }
+        Ok(self.remove_if(key, |_| true))
+    }
+
+    async fn delete_entry(&self, entry: &EntryMetadata) -> Result<DeleteOutcome, StoreError> {
+        Ok(self.remove_if(&entry.key, |now| now.is_same(entry)))
     }
 
     async fn quarantine(&self, entry: &EntryMetadata, _reason: &str) -> Result<(), StoreError> {
         let mut entries = self.lock();
-        if entries.get(&entry.key).is_some_and(|held| {
-            held.metadata.created == entry.created && held.metadata.digest == entry.digest
-        }) {
+        if entries
+            .get(&entry.key)
+            .is_some_and(|held| held.metadata.is_same(entry))
+        {
             entries.remove(&entry.key);
         }
         Ok(())

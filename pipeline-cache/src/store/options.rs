@@ -6,6 +6,10 @@ use super::EntryMetadata;
 pub struct GetOptions {
     /// Whether this counts as a use. Default: [`RecordUse::Yes`].
     pub record_use: RecordUse,
+    /// How the payload will be read. Default: [`ReadPlan::Whole`].
+    pub read_plan: ReadPlan,
+    /// What to answer when nobody knows. Default: [`IfUnsure::Absent`].
+    pub if_unsure: IfUnsure,
 }
 
 impl GetOptions {
@@ -15,6 +19,44 @@ impl GetOptions {
         self.record_use = record_use;
         self
     }
+
+    /// Sets how the payload will be read.
+    #[must_use]
+    pub fn with_read_plan(mut self, read_plan: ReadPlan) -> Self {
+        self.read_plan = read_plan;
+        self
+    }
+
+    /// Sets what to answer when nobody knows.
+    #[must_use]
+    pub fn with_if_unsure(mut self, if_unsure: IfUnsure) -> Self {
+        self.if_unsure = if_unsure;
+        self
+    }
+}
+
+/// How a payload will be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadPlan {
+    /// From its start to its end: a remote store fetches it first.
+    #[default]
+    Whole,
+    /// Here and there, by somebody who can tell what is damaged: a remote store fetches what is
+    /// read when it is read, checks no digest, and cannot stop an eviction. A payload that is gone
+    /// by then reads as [`std::io::ErrorKind::NotFound`].
+    Parts,
+}
+
+/// What to answer when part of a store fails and the rest of it has no such entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IfUnsure {
+    /// There is none: a cache that cannot tell costs a build no more than one without it.
+    #[default]
+    Absent,
+    /// The failure: something is removed if there is none.
+    Fail,
 }
 
 /// Whether reading an entry makes it recently used, which keeps it from eviction.

@@ -3,7 +3,7 @@ use std::io;
 
 use thiserror::Error;
 
-use super::{MetadataError, ProduceError};
+use super::{MetadataError, ProduceError, Sha256Digest};
 use crate::key::CacheKey;
 
 /// Why a store could not do what was asked. A missing entry is an answer, not an error.
@@ -38,6 +38,27 @@ pub enum StoreError {
         /// What is wrong.
         #[source]
         source: MetadataError,
+    },
+    /// The bytes of an entry are not the ones that were stored.
+    #[error(
+        "{key}: damaged payload, its SHA-256 is {actual}, not {expected}; saving under this key replaces it"
+    )]
+    DamagedPayload {
+        /// The key asked for.
+        key: CacheKey,
+        /// Digest described.
+        expected: Sha256Digest,
+        /// Digest of the bytes found.
+        actual: Sha256Digest,
+    },
+    /// Nobody who is trusted vouches for the entry.
+    #[error("{key}: not trusted; saving under this key with a trusted signature replaces it")]
+    Untrusted {
+        /// The key asked for.
+        key: CacheKey,
+        /// What is wrong with its signature.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
     },
     /// The description could not be written.
     #[error("{key}: cannot describe the entry")]
@@ -89,6 +110,8 @@ pub enum StoreErrorKind {
     NoSpace,
     /// What is stored is damaged.
     Damaged,
+    /// What is stored is vouched for by nobody who is trusted.
+    Untrusted,
     /// The producer failed, not the store.
     Produce,
     /// A remote side is not there.
@@ -98,6 +121,17 @@ pub enum StoreErrorKind {
 }
 
 impl StoreError {
+    /// A description as it is stored, of the entry with this key.
+    pub(super) fn of_metadata(
+        key: &CacheKey,
+        document: Result<Vec<u8>, MetadataError>,
+    ) -> Result<Vec<u8>, Self> {
+        document.map_err(|source| Self::Metadata {
+            key: key.clone(),
+            source,
+        })
+    }
+
     /// An error of the medium, with `NoSpace` told apart.
     #[must_use]
     pub fn io(
@@ -131,12 +165,21 @@ impl StoreError {
                 _ => StoreErrorKind::Io,
             },
             Self::NoSpace { .. } => StoreErrorKind::NoSpace,
-            Self::DamagedMetadata { .. } => StoreErrorKind::Damaged,
+            Self::DamagedMetadata { .. } | Self::DamagedPayload { .. } => StoreErrorKind::Damaged,
+            Self::Untrusted { .. } => StoreErrorKind::Untrusted,
             Self::Metadata { .. } | Self::Produce { .. } => StoreErrorKind::Produce,
             Self::ReadOnly { .. } => StoreErrorKind::Permission,
             Self::Unavailable { .. } => StoreErrorKind::Unavailable,
             Self::Cancelled => StoreErrorKind::Cancelled,
         }
+    }
+
+    /// Whether this is an answer about the entry, not a failure of the store.
+    pub(crate) fn is_entrys_fault(&self) -> bool {
+        matches!(
+            self.kind(),
+            StoreErrorKind::Damaged | StoreErrorKind::Untrusted
+        )
     }
 
     /// Whether the same call may work a little later. A full disk and a missing right do not mend

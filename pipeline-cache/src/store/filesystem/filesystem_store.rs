@@ -6,13 +6,17 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::layout::{FileKind, Layout, classify, is_at};
 use crate::key::CacheKey;
+use crate::store::entry_metadata::MAX_DOCUMENT;
 use crate::store::payload::PayloadBytes;
 use crate::store::{
     CacheStore, DeleteOutcome, EntryMetadata, GetOptions, MetadataError, NewEntry, Payload,
-    ProducePayload, PutOptions, PutOutcome, RecordUse, StoreError, StoredEntry, run_blocking,
+    ProducePayload, PutOptions, PutOutcome, RecordUse, StoreError, StoreErrorKind, StoredEntry,
+    run_blocking,
 };
 
 /// How sure a stored entry must be.
@@ -156,18 +160,44 @@ impl FilesystemStore {
         }
     }
 
-    pub(super) fn list_all(&self, prefix: &str) -> Result<Vec<EntryMetadata>, StoreError> {
+    /// Entries by prefix. A description that cannot be read says nothing about the others; but
+    /// nothing is not found for its sake.
+    fn list_readable(&self, prefix: &str) -> Result<Vec<EntryMetadata>, StoreError> {
+        let mut unreadable = None;
+        let found = self.list_with(prefix, |error| {
+            // Another user's is of no use here; whoever asks for its key is told.
+            if error.kind() != StoreErrorKind::Permission {
+                unreadable = Some(error);
+            }
+            Ok(())
+        })?;
+        match unreadable {
+            Some(error) if found.is_empty() => Err(error),
+            _ => Ok(found),
+        }
+    }
+
+    /// Entries by prefix, sorted; `unreadable` decides about descriptions that cannot be read.
+    fn list_with(
+        &self,
+        prefix: &str,
+        mut unreadable: impl FnMut(StoreError) -> Result<(), StoreError>,
+    ) -> Result<Vec<EntryMetadata>, StoreError> {
         let mut found = Vec::new();
         for name in self.entry_names()? {
             if !matches!(classify(&name), FileKind::Description { .. }) {
                 continue;
             }
             let path = self.layout.entries().join(&name);
-            if let Some(Ok(metadata)) = read_description(&path)?
-                && metadata.key.as_str().starts_with(prefix)
-                && self.layout.description(&metadata.key) == path
-            {
-                found.push(metadata);
+            match read_description(&path) {
+                Ok(Some(Ok(metadata)))
+                    if metadata.key.as_str().starts_with(prefix)
+                        && self.layout.description(&metadata.key) == path =>
+                {
+                    found.push(metadata);
+                }
+                Ok(_) => {}
+                Err(error) => unreadable(error)?,
             }
         }
         found.sort_by(|a, b| a.key.cmp(&b.key));
@@ -192,7 +222,12 @@ impl FilesystemStore {
         Ok(names)
     }
 
-    fn remove(&self, key: &CacheKey) -> Result<DeleteOutcome, StoreError> {
+    /// Removes an entry; with `payload`, only if it still has this one.
+    pub(super) fn remove(
+        &self,
+        key: &CacheKey,
+        payload: Option<&str>,
+    ) -> Result<DeleteOutcome, StoreError> {
         let path = self.layout.description(key);
         let metadata = match self.describe(key)? {
             None => return Ok(DeleteOutcome::Absent),
@@ -202,6 +237,9 @@ impl FilesystemStore {
                 self.sync_entries(None)?;
                 self.sweep_now()?;
                 return Ok(DeleteOutcome::Deleted);
+            }
+            Some(Ok(metadata)) if payload.is_some_and(|payload| payload != metadata.payload) => {
+                return Ok(DeleteOutcome::Absent);
             }
             Some(Ok(metadata)) => metadata,
         };
@@ -216,11 +254,12 @@ impl FilesystemStore {
                         return Err(Self::error("lock", payload, Some(key), error));
                     }
                 },
-                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                // Nobody can be reading what cannot be opened.
+                Err(error) if error.kind() == io::ErrorKind::NotFound || is_rotten(&error) => None,
                 Err(error) => return Err(Self::error("open", payload, Some(key), error)),
             },
         };
-        let _replacing = self.lock_replacing(key)?;
+        let _replacing = self.lock_replacing(Some(key))?;
         // Another process may have replaced the entry meanwhile: that one is not ours to remove.
         match self.describe(key)? {
             Some(Ok(now)) if now.payload == metadata.payload => {}
@@ -229,13 +268,14 @@ impl FilesystemStore {
         }
         // The description goes first: from here on there is no entry, whatever happens.
         let gone = remove_if_there(&path).map_err(|e| Self::error("remove", &path, None, e))?;
+        // Durably so, or a power cut could leave a description without its payload.
+        self.sync_entries(None)?;
         if let Some(payload) = &payload {
             remove_if_there(payload).map_err(|e| Self::error("remove", payload, None, e))?;
         }
         let quarantine = self.layout.quarantine(key);
         remove_if_there(&quarantine).map_err(|e| Self::error("remove", &quarantine, None, e))?;
         drop(held);
-        self.sync_entries(None)?;
         Ok(if gone {
             DeleteOutcome::Deleted
         } else {
@@ -244,7 +284,7 @@ impl FilesystemStore {
     }
 
     /// Held while an entry is replaced or removed, so that two of them cannot cross.
-    pub(super) fn lock_replacing(&self, key: &CacheKey) -> Result<File, StoreError> {
+    pub(super) fn lock_replacing(&self, key: Option<&CacheKey>) -> Result<File, StoreError> {
         let path = self.layout.lock();
         let open = || {
             let file = OpenOptions::new()
@@ -255,17 +295,25 @@ impl FilesystemStore {
             file.lock()?;
             Ok(file)
         };
-        open().map_err(|error| Self::error("lock", &path, Some(key), error))
+        open().map_err(|error| Self::error("lock", &path, key, error))
     }
 
     pub(super) fn sync_entries(&self, key: Option<&CacheKey>) -> Result<(), StoreError> {
+        self.sync_folder(&self.layout.entries(), key)
+    }
+
+    /// Makes the names in a folder durable, unless that is not wanted.
+    pub(super) fn sync_folder(
+        &self,
+        folder: &Path,
+        key: Option<&CacheKey>,
+    ) -> Result<(), StoreError> {
         if self.durability == Durability::Unsynced {
             return Ok(());
         }
-        let folder = self.layout.entries();
-        File::open(&folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|error| Self::error("sync", &folder, key, error))
+        File::open(folder)
+            .and_then(|open| open.sync_all())
+            .map_err(|error| Self::error("sync", folder, key, error))
     }
 
     async fn blocking<T: Send + 'static>(
@@ -282,6 +330,15 @@ impl FilesystemStore {
     /// The folder cannot be read or written.
     pub async fn sweep(&self) -> Result<super::SweepReport, StoreError> {
         self.blocking(Self::sweep_now).await
+    }
+
+    /// Removes what [`verify`](Self::verify) finds and what [`sweep`](Self::sweep) removes. What is
+    /// sound stays as it is; an entry that somebody reads stays too, and is in the report.
+    ///
+    /// # Errors
+    /// The folder cannot be read or written. What was removed until then stays removed.
+    pub async fn repair(&self) -> Result<super::RepairReport, StoreError> {
+        self.blocking(Self::repair_now).await
     }
 
     /// Checks every entry, or those of one key, byte by byte against description and digest.
@@ -323,12 +380,26 @@ impl CacheStore for FilesystemStore {
 
     async fn list(&self, prefix: &str) -> Result<Vec<EntryMetadata>, StoreError> {
         let prefix = prefix.to_owned();
-        self.blocking(move |store| store.list_all(&prefix)).await
+        self.blocking(move |store| store.list_readable(&prefix))
+            .await
+    }
+
+    async fn list_everything(&self) -> Result<Vec<EntryMetadata>, StoreError> {
+        self.blocking(|store| store.list_with("", Err)).await
     }
 
     async fn delete(&self, key: &CacheKey) -> Result<DeleteOutcome, StoreError> {
         let key = key.clone();
-        self.blocking(move |store| store.remove(&key)).await
+        self.blocking(move |store| store.remove(&key, None)).await
+    }
+
+    async fn delete_entry(&self, entry: &EntryMetadata) -> Result<DeleteOutcome, StoreError> {
+        let entry = entry.clone();
+        self.blocking(move |store| match store.describe(&entry.key)? {
+            Some(Ok(now)) if now.is_same(&entry) => store.remove(&entry.key, Some(&now.payload)),
+            _ => Ok(DeleteOutcome::Absent),
+        })
+        .await
     }
 
     async fn quarantine(&self, entry: &EntryMetadata, reason: &str) -> Result<(), StoreError> {
@@ -362,15 +433,29 @@ impl PayloadBytes for LeasedFile {
     }
 }
 
+/// Opens a file of the store. A link, folder or pipe counts as not there: it is neither followed
+/// nor waited for, and one thing that does not belong here spoils nothing else.
 pub(super) fn open_no_follow(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = OpenOptions::new()
         .read(true)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path);
+    let not_there = || Err(io::ErrorKind::NotFound.into());
+    match opened {
+        Ok(file) if file.metadata()?.is_file() => Ok(file),
+        Ok(_) => not_there(),
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => not_there(),
+        // A socket.
+        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => not_there(),
+        Err(error) => Err(error),
+    }
 }
 
-/// Descriptions are small; a huge one is damage, not something to read into memory.
-const MAX_DESCRIPTION: u64 = 8 * 1024 * 1024;
+/// Whether the medium cannot read what is there.
+pub(super) fn is_rotten(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::IO.raw_os_error())
+}
 
 pub(super) fn read_description(
     path: &Path,
@@ -386,7 +471,7 @@ pub(super) fn read_description(
         .and_then(|meta| meta.modified())
         .map_err(fail)?;
     let mut bytes = Vec::new();
-    file.take(MAX_DESCRIPTION)
+    file.take(MAX_DOCUMENT)
         .read_to_end(&mut bytes)
         .map_err(fail)?;
     Ok(Some(EntryMetadata::from_document(&bytes).map(

@@ -19,7 +19,7 @@ pub(super) struct Layout {
 
 /// What a file of `entries/` is, by its name.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum FileKind<'a> {
+pub(in crate::store) enum FileKind<'a> {
     Description { stem: &'a str },
     Payload { stem: &'a str },
     Quarantine { stem: &'a str },
@@ -62,7 +62,7 @@ impl Layout {
 }
 
 /// A key's name on disk: keys hold slashes, dots and anything else.
-pub(super) fn stem(key: &CacheKey) -> String {
+pub(in crate::store) fn stem(key: &CacheKey) -> String {
     use std::fmt::Write as _;
     let digest = Sha256::digest(key.as_str().as_bytes());
     digest[..STEM / 2]
@@ -73,11 +73,11 @@ pub(super) fn stem(key: &CacheKey) -> String {
         })
 }
 
-pub(super) fn payload_name(key: &CacheKey, codec: Codec) -> String {
+pub(in crate::store) fn payload_name(key: &CacheKey, codec: Codec) -> String {
     format!("{}-{}.{}", stem(key), unique(), codec.extension())
 }
 
-pub(super) fn classify(name: &str) -> FileKind<'_> {
+pub(in crate::store) fn classify(name: &str) -> FileKind<'_> {
     let is_stem = |text: &str| {
         text.len() == STEM && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     };
@@ -95,7 +95,7 @@ pub(super) fn classify(name: &str) -> FileKind<'_> {
         && is_stem(stem)
         && let Some((unique, extension)) = rest.split_once('.')
         && unique.bytes().all(|b| b.is_ascii_alphanumeric())
-        && matches!(extension, "tar" | "tar.gz" | "tar.zst")
+        && matches!(extension, "tar" | "tar.gz" | "tar.zst" | "chunks")
     {
         return FileKind::Payload { stem };
     }
@@ -103,7 +103,7 @@ pub(super) fn classify(name: &str) -> FileKind<'_> {
 }
 
 /// A name part that no other process or thread uses.
-pub(super) fn unique() -> String {
+pub(in crate::store) fn unique() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u64(COUNTER.fetch_add(1, Ordering::Relaxed));
@@ -112,7 +112,7 @@ pub(super) fn unique() -> String {
 }
 
 /// Whether the open file is still the one at this path.
-pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let open = file.metadata()?;
     match std::fs::symlink_metadata(path) {
         Ok(named) => Ok(named.dev() == open.dev() && named.ino() == open.ino()),

@@ -14,11 +14,16 @@
 //! without a lock and without a description is known to be left over and can be swept.
 
 mod filesystem_store;
-mod layout;
+pub(super) mod layout;
 mod publish;
+mod repair;
 mod sweep;
 mod verify;
 
 pub use filesystem_store::{Durability, FilesystemStore};
+pub(crate) use layout::is_at;
+#[cfg(feature = "object-store")]
+pub(super) use publish::digest_of;
+pub use repair::RepairReport;
 pub use sweep::SweepReport;
 pub use verify::Finding;

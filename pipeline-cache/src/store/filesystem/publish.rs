@@ -1,6 +1,7 @@
 use std::fs::{File, FileTimes, OpenOptions};
 use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
@@ -29,16 +30,36 @@ impl FilesystemStore {
         {
             return Ok(PutOutcome::Exists(existing));
         }
-        for folder in [self.layout.entries(), self.layout.temporary()] {
-            std::fs::create_dir_all(&folder)
-                .map_err(|error| Self::error("create", &folder, Some(&key), error))?;
-        }
-        self.sweep_now()?;
+        self.make_folders(&key)?;
+        // What others left behind and cannot be removed is no reason not to save.
+        let _ = self.sweep_now();
         let written = self.write_payload(entry, payload, abandoned)?;
         if abandoned.is_set() {
             return Err(StoreError::Cancelled);
         }
         self.make_visible(written, options)
+    }
+
+    /// Makes the folders of the store, and makes them durable: an entry is only as durable as the
+    /// way to it.
+    fn make_folders(&self, key: &CacheKey) -> Result<(), StoreError> {
+        let root = self.layout.root.as_path();
+        let is_new = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.is_dir();
+        let above: Vec<PathBuf> = root
+            .ancestors()
+            .take_while(is_new)
+            .filter_map(Path::parent)
+            .map(|parent| Path::new(".").join(parent))
+            .collect();
+        for folder in [self.layout.entries(), self.layout.temporary()] {
+            std::fs::create_dir_all(&folder)
+                .map_err(|error| Self::error("create", &folder, Some(key), error))?;
+        }
+        // The root always: whoever made what is in it may have been killed before this.
+        self.sync_folder(root, Some(key))?;
+        above
+            .iter()
+            .try_for_each(|folder| self.sync_folder(folder, Some(key)))
     }
 
     fn write_payload(
@@ -82,7 +103,7 @@ impl FilesystemStore {
         // An untouched payload carries its entry's time, which makes later checks cheap.
         temporary
             .file
-            .set_times(FileTimes::new().set_modified(metadata.created))
+            .set_times(FileTimes::new().set_modified(payload_time(metadata.created)))
             .map_err(|error| fail("set the time of", &temporary.path, error))?;
         if self.durability == Durability::Synced {
             temporary
@@ -111,12 +132,7 @@ impl FilesystemStore {
         } = written;
         let key = metadata.key.clone();
         let fail = |action, path: &Path, error| Self::error(action, path, Some(&key), error);
-        let document = metadata
-            .to_document()
-            .map_err(|source| StoreError::Metadata {
-                key: key.clone(),
-                source,
-            })?;
+        let document = StoreError::of_metadata(&key, metadata.to_document())?;
         let mut temporary = Temporary::create(&self.layout.temporary(), &key)?;
         temporary
             .file
@@ -141,7 +157,7 @@ impl FilesystemStore {
             return Ok(PutOutcome::Stored(metadata));
         }
         // Taken: by another writer, who wins, or by something damaged, which is replaced.
-        let _replacing = self.lock_replacing(&key)?;
+        let _replacing = self.lock_replacing(Some(&key))?;
         if options.if_exists == IfExists::Keep
             && let Some(existing) = self.servable(&key)?
         {
@@ -193,7 +209,9 @@ impl FilesystemStore {
         if stat.len() != metadata.packed_size {
             return Ok(None);
         }
-        if stat.modified().map_err(fail)? != metadata.created
+        let modified = stat.modified().map_err(fail)?;
+        if modified != payload_time(metadata.created)
+            && modified != metadata.created
             && digest_of(&file).map_err(fail)? != metadata.digest
         {
             return Ok(None);
@@ -205,11 +223,13 @@ impl FilesystemStore {
         let path = self.layout.quarantine(&metadata.key);
         match open_no_follow(&path) {
             Ok(file) => {
-                let mut text = String::new();
+                // Not synced and not sealed: whatever else it says says nothing.
+                let mut text = Vec::new();
                 file.take(4096)
-                    .read_to_string(&mut text)
+                    .read_to_end(&mut text)
                     .map_err(|error| Self::error("read", &path, None, error))?;
-                Ok(text.lines().next() == Some(metadata.payload.as_str()))
+                let first = text.split(|&byte| byte == b'\n').next();
+                Ok(first == Some(metadata.payload.as_bytes()))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(Self::error("read", &path, None, error)),
@@ -218,7 +238,7 @@ impl FilesystemStore {
 
     pub(super) fn mark(&self, entry: &EntryMetadata, reason: &str) -> Result<(), StoreError> {
         let key = &entry.key;
-        let _replacing = self.lock_replacing(key)?;
+        let _replacing = self.lock_replacing(Some(key))?;
         match self.describe(key)? {
             Some(Ok(now)) if now.payload == entry.payload => {}
             _ => return Ok(()),
@@ -231,6 +251,15 @@ impl FilesystemStore {
             .map_err(|error| Self::error("write", &path, Some(key), error))?;
         temporary.keep = true;
         Ok(())
+    }
+}
+
+/// The time that an untouched payload carries: its entry's, as coarse as any file system keeps
+/// times, or every check of it would read it in full there.
+fn payload_time(created: SystemTime) -> SystemTime {
+    match created.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs() / 2 * 2),
+        Err(_) => created,
     }
 }
 
@@ -259,7 +288,7 @@ fn rename_new(_from: &Path, _to: &Path, refused: io::Error) -> io::Result<bool> 
     Err(refused)
 }
 
-pub(super) fn digest_of(mut file: &File) -> io::Result<Sha256Digest> {
+pub(in crate::store) fn digest_of(mut file: &File) -> io::Result<Sha256Digest> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 256 * 1024];
     loop {

@@ -1,8 +1,9 @@
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use super::FilesystemStore;
-use super::filesystem_store::{open_no_follow, read_description};
+use super::filesystem_store::{is_rotten, open_no_follow, read_description};
 use super::layout::{FileKind, classify};
 use super::publish::digest_of;
 use crate::key::CacheKey;
@@ -18,6 +19,13 @@ pub enum Finding {
         file: String,
         /// What is wrong.
         error: MetadataError,
+    },
+    /// The medium cannot read a file of it.
+    Unreadable {
+        /// The entry's key, where that can be read, else the file in the store.
+        what: String,
+        /// What the medium says.
+        error: io::Error,
     },
     /// The payload is gone.
     PayloadMissing {
@@ -48,6 +56,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Description { file, error } => write!(f, "{file}: damaged: {error}"),
+            Self::Unreadable { what, error } => write!(f, "{what}: cannot be read: {error}"),
             Self::PayloadMissing { key } => write!(f, "{key}: damaged: the payload is gone"),
             Self::Length {
                 key,
@@ -69,6 +78,14 @@ impl fmt::Display for Finding {
     }
 }
 
+/// A finding, and where it is.
+pub(super) struct Damaged {
+    pub(super) finding: Finding,
+    pub(super) description: PathBuf,
+    /// What the description says, where it can be used.
+    pub(super) entry: Option<EntryMetadata>,
+}
+
 impl FilesystemStore {
     pub(super) fn verify_now(&self, key: Option<&CacheKey>) -> Result<Vec<Finding>, StoreError> {
         let mut findings = Vec::new();
@@ -83,6 +100,14 @@ impl FilesystemStore {
             }
             return Ok(findings);
         }
+        let damaged = self.damaged()?;
+        findings.extend(damaged.into_iter().map(|damaged| damaged.finding));
+        Ok(findings)
+    }
+
+    /// Everything that is wrong, with the descriptions it is about.
+    pub(super) fn damaged(&self) -> Result<Vec<Damaged>, StoreError> {
+        let mut damaged = Vec::new();
         let mut names = self.entry_names()?;
         names.sort_unstable();
         for name in names {
@@ -90,24 +115,57 @@ impl FilesystemStore {
                 continue;
             }
             let path = self.layout.entries().join(&name);
-            match read_description(&path)? {
-                None => {}
-                Some(Err(error)) => findings.push(Finding::Description { file: name, error }),
-                Some(Ok(metadata)) if self.layout.description(&metadata.key) != path => {
-                    findings.push(Finding::Description {
-                        file: name,
-                        error: MetadataError::OtherKey {
-                            found: metadata.key,
-                        },
+            let described = match read_description(&path) {
+                Ok(described) => described,
+                Err(StoreError::Io { source, .. }) if is_rotten(&source) => {
+                    let finding = Finding::Unreadable {
+                        what: name,
+                        error: source,
+                    };
+                    damaged.push(Damaged {
+                        finding,
+                        description: path,
+                        entry: None,
                     });
+                    continue;
                 }
-                Some(Ok(metadata)) => findings.extend(self.check(&metadata)?),
-            }
+                Err(error) => return Err(error),
+            };
+            let (finding, entry) = match described {
+                None => continue,
+                Some(Err(error)) => (Finding::Description { file: name, error }, None),
+                Some(Ok(metadata)) if self.layout.description(&metadata.key) != path => {
+                    let found = metadata.key;
+                    let error = MetadataError::OtherKey { found };
+                    (Finding::Description { file: name, error }, None)
+                }
+                Some(Ok(metadata)) => match self.check(&metadata)? {
+                    None => continue,
+                    Some(finding) => (finding, Some(metadata)),
+                },
+            };
+            damaged.push(Damaged {
+                finding,
+                description: path,
+                entry,
+            });
         }
-        Ok(findings)
+        Ok(damaged)
     }
 
     fn check(&self, metadata: &EntryMetadata) -> Result<Option<Finding>, StoreError> {
+        match self.check_payload(metadata) {
+            Err(StoreError::Io { source, .. }) if is_rotten(&source) => {
+                Ok(Some(Finding::Unreadable {
+                    what: metadata.key.to_string(),
+                    error: source,
+                }))
+            }
+            other => other,
+        }
+    }
+
+    fn check_payload(&self, metadata: &EntryMetadata) -> Result<Option<Finding>, StoreError> {
         let key = metadata.key.clone();
         let Some(path) = self.payload_path(metadata) else {
             return Ok(Some(Finding::PayloadMissing { key }));

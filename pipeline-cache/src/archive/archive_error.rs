@@ -45,6 +45,15 @@ pub enum ArchiveError {
         /// The file.
         path: String,
     },
+    /// A file or folder has a set-id bit, and [`SetIdBits::Refuse`](super::SetIdBits) was asked
+    /// for.
+    #[error(
+        "{path}: has a set-user-id or set-group-id bit; clear it, or store it with SetIdBits::Clear or Keep"
+    )]
+    SetId {
+        /// The file or folder.
+        path: String,
+    },
     /// The archive cannot be written.
     #[error("cannot write the archive")]
     Write(#[source] io::Error),
@@ -81,6 +90,32 @@ pub enum ArchiveError {
         what: &'static str,
         /// The limit.
         limit: u64,
+    },
+    /// What is to be stored goes beyond what a restore takes by default.
+    #[error("tree too large: more than {limit} {what}; nothing is stored, store it in parts")]
+    TreeTooLarge {
+        /// What there is too much of.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// A file or folder has more attributes than any restore takes.
+    #[error("{path}: more than {limit} bytes of name and attributes; nothing is stored")]
+    Attributes {
+        /// The file or folder.
+        path: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// The destination's file system has no room for the content.
+    #[error("{path}: not enough space: the content takes {needed} bytes and {free} are free")]
+    NoRoom {
+        /// The destination.
+        path: String,
+        /// What the content takes at least.
+        needed: u64,
+        /// What is free.
+        free: u64,
     },
     /// The destination cannot be written.
     #[error("{path}: cannot {action}")]
@@ -141,6 +176,9 @@ pub enum Refusal {
     /// A NUL inside of a name.
     #[error("name holds a NUL")]
     Nul,
+    /// A long name that does not end with a NUL, so that readers take different ends for it.
+    #[error("a long name without its end")]
+    UnendedName,
     /// No name.
     #[error("empty name")]
     EmptyName,
@@ -168,6 +206,11 @@ pub enum Refusal {
     /// A device, FIFO or socket.
     #[error("devices, FIFOs and sockets are not restored")]
     SpecialFile,
+    /// A set-user-id or set-group-id bit, which nobody allowed.
+    #[error(
+        "has a set-user-id or set-group-id bit; if it is trusted, restore it with SetIdBits::Clear or Keep"
+    )]
+    SetId,
     /// An entry type that is unknown or makes no sense here.
     #[error("unsupported entry type")]
     EntryType,
@@ -199,6 +242,25 @@ impl ArchiveError {
                 | Self::TooLarge { .. }
                 | Self::UnknownFormat
         )
+    }
+
+    /// Whether it was the reader who chose not to take the entry: by limits, or by what becomes of
+    /// set-id bits. Another one may take it, so it stays where it is.
+    #[must_use]
+    pub fn is_readers_choice(&self) -> bool {
+        matches!(
+            self,
+            Self::TooLarge { .. }
+                | Self::Unsafe {
+                    reason: Refusal::SetId,
+                    ..
+                }
+        )
+    }
+
+    /// Whether no reader could use the entry.
+    pub(crate) fn is_for_nobody(&self) -> bool {
+        self.is_entrys_fault() && !self.is_readers_choice()
     }
 
     pub(crate) fn refuse(path: &[u8], reason: Refusal) -> Self {

@@ -12,6 +12,7 @@ pub(crate) struct Entry {
     /// Normalised: no leading, trailing or double slash, no `.`; empty for the top.
     pub(crate) path: Vec<u8>,
     pub(crate) kind: EntryKind,
+    /// Permissions, set-id and sticky bits, as found.
     pub(crate) mode: u32,
     pub(crate) mtime: (i64, u32),
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
@@ -37,10 +38,10 @@ pub(crate) struct SparseMap {
 }
 
 /// The longest extension header: a name longer than that is no name.
-const MAX_EXTENSION: u64 = 1 << 20;
+pub(crate) const MAX_EXTENSION: u64 = 1 << 20;
 /// The longest path, and the deepest.
-const MAX_PATH: usize = 32 << 10;
-const MAX_DEPTH: usize = 500;
+pub(crate) const MAX_PATH: usize = 32 << 10;
+pub(crate) const MAX_DEPTH: usize = 500;
 const MAX_COMPONENT: usize = 255;
 
 /// Whether the stream must have an end mark.
@@ -60,6 +61,8 @@ pub(crate) struct EntryReader<'a, R> {
     remaining: u64,
     padding: u64,
     entries: u64,
+    /// Bytes of content that headers have announced.
+    announced: u64,
     last_path: Vec<u8>,
 }
 
@@ -72,6 +75,7 @@ impl<'a, R: BufRead> EntryReader<'a, R> {
             remaining: 0,
             padding: 0,
             entries: 0,
+            announced: 0,
             last_path: Vec::new(),
         }
     }
@@ -100,6 +104,7 @@ impl<'a, R: BufRead> EntryReader<'a, R> {
         let mut pax: Option<PaxFields> = None;
         let mut long_path: Option<Vec<u8>> = None;
         let mut long_link: Option<Vec<u8>> = None;
+        let mut global = false;
         loop {
             let mut block: Block = [0; BLOCK];
             if !self.fill(&mut block)? {
@@ -115,7 +120,7 @@ impl<'a, R: BufRead> EntryReader<'a, R> {
                 };
             }
             if block.iter().all(|&byte| byte == 0) {
-                if pax.is_some() || long_path.is_some() || long_link.is_some() {
+                if pax.is_some() || long_path.is_some() || long_link.is_some() || global {
                     return Err(self.refuse(Refusal::Dangling));
                 }
                 if self.end_mark == EndMark::Absent {
@@ -137,16 +142,23 @@ impl<'a, R: BufRead> EntryReader<'a, R> {
                     if pax.is_some() || long_path.is_some() || long_link.is_some() {
                         return Err(self.refuse(Refusal::Dangling));
                     }
+                    if raw.size == 0 {
+                        // Other readers stop here.
+                        return Err(self.refuse(Refusal::Pax));
+                    }
                     let records = self.extension(raw.size)?;
                     let harmless =
                         pax::is_harmless_global(&records).map_err(|reason| self.refuse(reason))?;
                     if !harmless {
                         return Err(self.refuse(Refusal::PaxGlobal));
                     }
+                    global = true;
                 }
                 b'L' | b'K' => {
                     let text = self.extension(raw.size)?;
-                    let name = text.strip_suffix(b"\0").unwrap_or(&text);
+                    let name = text
+                        .strip_suffix(b"\0")
+                        .ok_or_else(|| self.refuse(Refusal::UnendedName))?;
                     if name.contains(&0) {
                         return Err(self.refuse(Refusal::Nul));
                     }
@@ -210,11 +222,16 @@ impl<'a, R: BufRead> EntryReader<'a, R> {
         let path = normalise(&path).map_err(|reason| self.refuse(reason))?;
         let link = pax.link.or(long_link).unwrap_or(raw.link);
 
+        // Readers differ in what they make of holes in what is no file.
+        let is_plain_file = matches!(raw.kind, b'0' | 0 | b'7') && !trailing_slash;
+        if pax.sparse.is_used() && !is_plain_file {
+            return Err(self.refuse(Refusal::SparseMap));
+        }
         let kind = match raw.kind {
             b'0' | 0 | b'7' if trailing_slash && size == 0 => EntryKind::Folder,
             b'0' | 0 | b'7' if trailing_slash => return Err(self.refuse(Refusal::Disagreement)),
             b'0' | 0 | b'7' => self.file(size, pax.sparse)?,
-            b'S' if pax.sparse.is_used() => return Err(self.refuse(Refusal::Disagreement)),
+            b'S' if trailing_slash => return Err(self.refuse(Refusal::Disagreement)),
             b'S' => self.old_sparse_file(size, block)?,
             _ if size != 0 => return Err(self.refuse(Refusal::UnexpectedContent)),
             b'5' => EntryKind::Folder,
@@ -230,13 +247,14 @@ impl<'a, R: BufRead> EntryReader<'a, R> {
         Ok(Entry {
             path,
             kind,
-            mode: raw.mode & 0o777,
+            mode: raw.mode,
             mtime: pax.mtime.unwrap_or((raw.mtime, 0)),
             xattrs: pax.xattrs,
         })
     }
 
     fn file(&mut self, size: u64, sparse: SparseFields) -> Result<EntryKind, ArchiveError> {
+        self.announce(size)?;
         self.remaining = size;
         self.padding = header::padding(size) as u64;
         if !sparse.is_used() {
@@ -359,9 +377,22 @@ impl<'a, R: BufRead> EntryReader<'a, R> {
             take(&extension[..504]).ok_or_else(|| bad(self))?;
             more = extension[504] != 0;
         }
+        self.announce(size)?;
         self.remaining = size;
         self.padding = header::padding(size) as u64;
         self.sparse_file(real_size, regions)
+    }
+
+    /// Refuses content that cannot fit any more before it is decoded.
+    fn announce(&mut self, size: u64) -> Result<(), ArchiveError> {
+        self.announced = self.announced.saturating_add(size);
+        match self.limits.max_bytes {
+            Some(limit) if self.announced > limit => Err(ArchiveError::TooLarge {
+                what: "bytes",
+                limit,
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn check_length(&self, length: u64) -> Result<(), ArchiveError> {
@@ -410,6 +441,10 @@ impl<'a, R: BufRead> EntryReader<'a, R> {
                     limit,
                 }
             }
+            _ if error.to_string().contains("requires too much memory") => ArchiveError::TooLarge {
+                what: "bytes of zstd window",
+                limit: self.limits.max_window,
+            },
             _ => self.refuse(Refusal::Compression),
         }
     }

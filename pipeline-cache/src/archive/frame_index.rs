@@ -14,14 +14,17 @@
 //! ```
 
 use super::Refusal;
+use super::columns::{ColumnReader, ColumnWriter};
 use crate::store::Sha256Digest;
 
 const SKIPPABLE: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
 const MARK: [u8; 8] = *b"PCIDX\x01\r\n";
 /// Length and mark, which a reader finds from the end.
 pub(crate) const TAIL: usize = 12;
-/// An index is small; a larger one is a lie.
-pub(crate) const MAX_INDEX: u32 = 64 << 20;
+/// An index is small; a larger one is a lie. This is for 5 million entries in half a terabyte.
+pub(crate) const MAX_INDEX: u32 = 24 << 20;
+/// Frames, likewise: what is known of them takes more memory than in the index.
+pub(crate) const MAX_FRAMES: usize = 1 << 17;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Frame {
@@ -42,26 +45,23 @@ pub(crate) struct FrameIndex {
 impl FrameIndex {
     /// The whole skippable frame.
     pub(crate) fn encode(&self, compress: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
-        let mut out = SKIPPABLE.to_vec();
-        out.extend_from_slice(&[0; 4]);
-        push_varint(&mut out, self.frames.len() as u64);
+        let mut columns = ColumnWriter(SKIPPABLE.to_vec());
+        columns.0.extend_from_slice(&[0; 4]);
+        columns.number(self.frames.len() as u64);
         for frame in &self.frames {
-            push_varint(&mut out, frame.packed);
-            push_varint(&mut out, frame.raw);
-            push_varint(&mut out, frame.entries);
-            out.extend_from_slice(frame.digest.as_bytes());
+            columns.number(frame.packed);
+            columns.number(frame.raw);
+            columns.number(frame.entries);
+            columns.0.extend_from_slice(frame.digest.as_bytes());
         }
         if self.times.iter().all(|&time| time == 0) {
-            push_varint(&mut out, 0);
+            columns.number(0);
         } else {
-            let mut planes = Vec::with_capacity(self.times.len() * 4);
-            for plane in 0..4 {
-                planes.extend(self.times.iter().map(|time| time.to_le_bytes()[plane]));
-            }
-            let packed = compress(&planes);
-            push_varint(&mut out, packed.len() as u64);
-            out.extend_from_slice(&packed);
+            let mut planes = ColumnWriter::default();
+            planes.planes(&self.times.iter().copied());
+            columns.bytes(&compress(&planes.0));
         }
+        let mut out = columns.0;
         let length = (out.len() + TAIL) as u32;
         out.extend_from_slice(&length.to_le_bytes());
         out.extend_from_slice(&MARK);
@@ -76,18 +76,21 @@ impl FrameIndex {
         (mark == MARK && length as usize > TAIL + 8 && length <= MAX_INDEX).then_some(length)
     }
 
-    /// Reads a whole skippable frame and checks that its frames fill a payload exactly.
+    /// Reads a whole skippable frame and checks that its frames fill a payload exactly. The times
+    /// of more than `max_entries` are left out: such an archive is not read.
     pub(crate) fn decode(
         bytes: &[u8],
         payload_length: u64,
+        max_entries: u64,
         decompress: impl FnOnce(&[u8], usize) -> Option<Vec<u8>>,
     ) -> Result<Self, Refusal> {
-        Self::try_decode(bytes, payload_length, decompress).ok_or(Refusal::Index)
+        Self::try_decode(bytes, payload_length, max_entries, decompress).ok_or(Refusal::Index)
     }
 
     fn try_decode(
         bytes: &[u8],
         payload_length: u64,
+        max_entries: u64,
         decompress: impl FnOnce(&[u8], usize) -> Option<Vec<u8>>,
     ) -> Option<Self> {
         let body = bytes.strip_prefix(&SKIPPABLE)?;
@@ -95,20 +98,16 @@ impl FrameIndex {
         if u32::from_le_bytes(length.try_into().ok()?) as usize != body.len() {
             return None;
         }
-        let mut body = body.get(..body.len().checked_sub(TAIL)?)?;
-        let count = take_varint(&mut body)?;
-        // Each frame takes more than 32 bytes: a lying count allocates nothing.
-        if count == 0 || count > (body.len() / 32) as u64 {
+        let mut body = ColumnReader(body.get(..body.len().checked_sub(TAIL)?)?);
+        let count = body.count(35)?;
+        if count == 0 || count > MAX_FRAMES {
             return None;
         }
-        let mut frames = Vec::with_capacity(usize::try_from(count).ok()?);
+        let mut frames = Vec::with_capacity(count);
         let (mut packed_total, mut raw_total, mut entries_total) = (0_u64, 0_u64, 0_u64);
         for _ in 0..count {
-            let packed = take_varint(&mut body)?;
-            let raw = take_varint(&mut body)?;
-            let entries = take_varint(&mut body)?;
-            let (digest, rest) = body.split_at_checked(32)?;
-            body = rest;
+            let (packed, raw, entries) = (body.number()?, body.number()?, body.number()?);
+            let digest = body.take(32)?;
             packed_total = packed_total.checked_add(packed)?;
             raw_total = raw_total.checked_add(raw)?;
             entries_total = entries_total.checked_add(entries)?;
@@ -128,11 +127,8 @@ impl FrameIndex {
         {
             return None;
         }
-        let length = usize::try_from(take_varint(&mut body)?).ok()?;
-        if length != body.len() {
-            return None;
-        }
-        let times = if length == 0 {
+        let times = body.bytes().filter(|_| body.is_at_end())?;
+        let times = if times.is_empty() || entries_total > max_entries {
             Vec::new()
         } else {
             // Times are next to incompressible, so a claim of many in few bytes is a lie.
@@ -141,47 +137,14 @@ impl FrameIndex {
             if wanted > MAX_INDEX as usize {
                 return None;
             }
-            let planes = decompress(body, wanted)?;
-            if planes.len() != wanted {
-                return None;
-            }
-            (0..count)
-                .map(|index| {
-                    let byte = |plane: usize| planes[plane * count + index];
-                    u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
-                })
-                .collect()
+            let planes = decompress(times, wanted).filter(|planes| planes.len() == wanted)?;
+            ColumnReader(&planes).planes(count)?.collect()
         };
         if times.iter().any(|&time| time >= 1_000_000_000) {
             return None;
         }
         Some(Self { frames, times })
     }
-}
-
-fn push_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        let part = u64::from(byte & 0x7f);
-        if part << shift >> shift != part {
-            return None;
-        }
-        value |= part << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]
@@ -230,8 +193,8 @@ mod tests {
             let total: u64 = index.frames.iter().map(|frame| frame.packed).sum::<u64>() + bytes.len() as u64;
             let tail = bytes[bytes.len() - TAIL..].try_into().unwrap();
             prop_assert_eq!(FrameIndex::length_from_tail(&tail), Some(bytes.len() as u32));
-            prop_assert_eq!(FrameIndex::decode(&bytes, total, unpack), Ok(index.clone()));
-            prop_assert_eq!(FrameIndex::decode(&bytes, total + 1, unpack), Err(Refusal::Index));
+            prop_assert_eq!(FrameIndex::decode(&bytes, total, 1000, unpack), Ok(index.clone()));
+            prop_assert_eq!(FrameIndex::decode(&bytes, total + 1, 1000, unpack), Err(Refusal::Index));
         }
 
         #[test]
@@ -239,7 +202,7 @@ mod tests {
             let mut frame = SKIPPABLE.to_vec();
             frame.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
             frame.extend_from_slice(&bytes);
-            let _ = FrameIndex::decode(&frame, 1000, unpack);
+            let _ = FrameIndex::decode(&frame, 1000, 1000, unpack);
         }
     }
 }

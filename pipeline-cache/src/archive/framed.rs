@@ -34,7 +34,7 @@ pub(crate) fn index_digest_of(
 
 #[cfg(feature = "zstd")]
 mod with_zstd {
-    use std::io::{self, BufRead, Read};
+    use std::io;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Mutex, PoisonError};
 
@@ -42,10 +42,11 @@ mod with_zstd {
     use crate::archive::Refusal;
     use crate::archive::entry_reader::{EndMark, EntryReader};
     use crate::archive::frame_index::{Frame, FrameIndex, TAIL};
+    use crate::archive::frame_source::{Decoder, FrameSource, Frames, LongRun, Run};
     use crate::archive::tree_writer::SameName;
     use crate::archive::unpack::HardLinks;
 
-    /// The largest block that is decoded at once. Packing never makes more than a third of it.
+    /// The largest block that is decoded at once. Packing makes 14 MiB at most.
     const MAX_RAW: u64 = 16 << 20;
 
     /// SHA-256 of the index at the end of a payload, if there is one.
@@ -89,12 +90,16 @@ mod with_zstd {
         if Sha256Digest::of(&bytes) != wanted {
             return Some(Err(damaged("the frame index is not the one stored")));
         }
-        let index = match FrameIndex::decode(&bytes, entry.payload.len(), |packed, length| {
-            zstd::bulk::decompress(packed, length).ok()
-        }) {
+        let index = match FrameIndex::decode(
+            &bytes,
+            entry.payload.len(),
+            limits.max_entries,
+            |packed, length| zstd::bulk::decompress(packed, length).ok(),
+        ) {
             Ok(index) => index,
             Err(reason) => return Some(Err(ArchiveError::refuse(b"(index)", reason))),
         };
+        drop(bytes);
         if index
             .frames
             .iter()
@@ -105,20 +110,8 @@ mod with_zstd {
         Some(Frames::new(&entry.payload, index).unpack(sink, limits, workers))
     }
 
-    /// A run of frames that starts and ends between two entries.
-    #[derive(Clone, Copy)]
-    struct Run {
-        from: usize,
-        to: usize,
-        first_entry: usize,
-    }
-
-    struct Frames<'a> {
-        payload: &'a Payload,
-        index: FrameIndex,
-        offsets: Vec<u64>,
-        runs: Vec<Run>,
-    }
+    /// A run of more frames than this is decoded by whoever has nothing else to do.
+    const LONG: usize = 3;
 
     impl<'a> Frames<'a> {
         fn new(payload: &'a Payload, index: FrameIndex) -> Self {
@@ -165,35 +158,50 @@ mod with_zstd {
                     return Err(ArchiveError::TooLarge { what, limit });
                 }
             }
+            // The longest first, so that nobody is left with one at the end.
+            let (mut order, short): (Vec<Run>, Vec<Run>) =
+                self.runs.iter().partition(|run| run.to - run.from > LONG);
+            order.sort_by_key(|run| std::cmp::Reverse(run.to - run.from));
+            let long: Vec<LongRun> = order.iter().map(|run| LongRun::new(*run)).collect();
+            order.extend(short);
             let next = AtomicUsize::new(0);
             let failed: Mutex<Option<ArchiveError>> = Mutex::new(None);
             let lock = || failed.lock().unwrap_or_else(PoisonError::into_inner);
             let work = || {
                 let mut unpacked = Unpacked::default();
                 let mut writers = sink.staging.writers(SameName::Refuse);
-                let mut source = FrameSource::new(self);
-                while lock().is_none() {
-                    let Some(&run) = self.runs.get(next.fetch_add(1, Ordering::Relaxed)) else {
-                        break;
-                    };
-                    let done = source.and_then(|source| {
-                        self.unpack_run(run, source, sink, limits, &mut writers, &mut unpacked)
-                    });
-                    match done.and_then(|source| unpacked.check(limits).map(|()| source)) {
-                        Ok(back) => source = Ok(back),
-                        Err(error) => {
-                            lock().get_or_insert(error);
-                            break;
-                        }
+                let mut work = || -> Result<(), ArchiveError> {
+                    let mut decoder = Decoder::new(self)?;
+                    while lock().is_none() {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(&run) = order.get(number) else {
+                            // Others still write large files: decode for them meanwhile.
+                            return long.iter().try_for_each(|long| long.help(&mut decoder));
+                        };
+                        let source = FrameSource::new(decoder, run, long.get(number));
+                        decoder = self.unpack_run(
+                            run,
+                            source,
+                            sink,
+                            limits,
+                            &mut writers,
+                            &mut unpacked,
+                        )?;
+                        unpacked.check(limits)?;
                     }
+                    Ok(())
+                };
+                let result = work();
+                if let Err(error) = result {
+                    lock().get_or_insert(error);
+                    long.iter().for_each(LongRun::stop);
                 }
                 unpacked
             };
             let mut unpacked = Unpacked::default();
             std::thread::scope(|scope| {
-                let others: Vec<_> = (1..workers.min(self.runs.len()))
-                    .map(|_| scope.spawn(work))
-                    .collect();
+                let most = self.index.frames.len();
+                let others: Vec<_> = (1..workers.min(most)).map(|_| scope.spawn(work)).collect();
                 unpacked.absorb(work());
                 for other in others {
                     match other.join() {
@@ -216,13 +224,12 @@ mod with_zstd {
         fn unpack_run(
             &self,
             run: Run,
-            mut source: FrameSource<'a>,
+            source: FrameSource<'a, '_>,
             sink: &Sink<'_>,
             limits: &Limits,
             writers: &mut [crate::archive::tree_writer::TreeWriter<'_>],
             unpacked: &mut Unpacked,
-        ) -> Result<FrameSource<'a>, ArchiveError> {
-            source.start(self, run);
+        ) -> Result<Decoder<'a>, ArchiveError> {
             let is_last = run.to == self.index.frames.len();
             let end_mark = if is_last {
                 EndMark::Required
@@ -247,114 +254,13 @@ mod with_zstd {
                 Ok(())
             };
             let result = read();
-            let mut source = reader.into_source();
             // What the frames said comes before what the reader made of it.
-            if let Some(error) = source.failure.take() {
-                return Err(error);
-            }
+            let decoder = reader.into_source().finish()?;
             result?;
             if count as u64 != self.index.frames[run.from].entries {
                 return Err(ArchiveError::refuse(b"(index)", Refusal::Index));
             }
-            Ok(source)
-        }
-    }
-
-    /// The tar bytes of one run of frames, each frame checked before it is decoded.
-    struct FrameSource<'a> {
-        payload: &'a Payload,
-        decompressor: zstd::bulk::Decompressor<'static>,
-        frames: Vec<(u64, Frame)>,
-        next: usize,
-        packed: Vec<u8>,
-        raw: Vec<u8>,
-        used: usize,
-        failure: Option<ArchiveError>,
-    }
-
-    impl<'a> FrameSource<'a> {
-        fn new(frames: &Frames<'a>) -> Result<Self, ArchiveError> {
-            Ok(Self {
-                payload: frames.payload,
-                decompressor: zstd::bulk::Decompressor::new().map_err(ArchiveError::Payload)?,
-                frames: Vec::new(),
-                next: 0,
-                packed: Vec::new(),
-                raw: Vec::new(),
-                used: 0,
-                failure: None,
-            })
-        }
-
-        fn start(&mut self, frames: &Frames<'a>, run: Run) {
-            self.frames.clear();
-            self.frames.extend(
-                frames.offsets[run.from..run.to]
-                    .iter()
-                    .copied()
-                    .zip(frames.index.frames[run.from..run.to].iter().cloned()),
-            );
-            self.next = 0;
-            self.raw.clear();
-            self.used = 0;
-        }
-
-        fn load(&mut self) -> Result<(), ArchiveError> {
-            let (offset, frame) = &self.frames[self.next];
-            let length = usize::try_from(frame.packed).unwrap_or(usize::MAX);
-            let raw = usize::try_from(frame.raw).unwrap_or(usize::MAX);
-            if self.packed.len() < length {
-                self.packed.resize(length, 0);
-            }
-            let packed = &mut self.packed[..length];
-            self.payload
-                .read_exact_at(packed, *offset)
-                .map_err(ArchiveError::Payload)?;
-            if Sha256Digest::of(packed) != frame.digest {
-                return Err(ArchiveError::Damaged {
-                    what: format!("the frame at byte {offset} is not the one stored"),
-                });
-            }
-            self.raw.clear();
-            self.raw.reserve(raw);
-            self.used = 0;
-            let decoded = self
-                .decompressor
-                .decompress_to_buffer(packed, &mut self.raw);
-            if decoded.is_err() {
-                return Err(ArchiveError::refuse(b"(frame)", Refusal::Compression));
-            }
-            if self.raw.len() != raw {
-                return Err(ArchiveError::refuse(b"(frame)", Refusal::Index));
-            }
-            self.next += 1;
-            Ok(())
-        }
-    }
-
-    impl Read for FrameSource<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let available = self.fill_buf()?;
-            let count = available.len().min(buffer.len());
-            buffer[..count].copy_from_slice(&available[..count]);
-            self.consume(count);
-            Ok(count)
-        }
-    }
-
-    impl BufRead for FrameSource<'_> {
-        fn fill_buf(&mut self) -> io::Result<&[u8]> {
-            if self.used == self.raw.len() && self.next < self.frames.len() {
-                self.load().map_err(|error| {
-                    self.failure = Some(error);
-                    io::Error::from(io::ErrorKind::InvalidData)
-                })?;
-            }
-            Ok(&self.raw[self.used..])
-        }
-
-        fn consume(&mut self, count: usize) {
-            self.used += count;
+            Ok(decoder)
         }
     }
 }

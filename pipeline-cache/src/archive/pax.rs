@@ -113,6 +113,11 @@ pub(crate) fn parse(mut records: &[u8]) -> Result<PaxFields, Refusal> {
         }
         fields.set(key, value)?;
     }
+    // Once for all: there may be tens of thousands.
+    fields.xattrs.sort_unstable();
+    if fields.xattrs.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        return Err(Refusal::PaxDuplicate);
+    }
     Ok(fields)
 }
 
@@ -128,6 +133,9 @@ impl PaxFields {
             b"linkpath" => once(&mut self.link, name(value)?),
             b"size" => once(&mut self.size, size(value)?),
             b"mtime" => once(&mut self.mtime, time(value)?),
+            // Not used, but other readers stop at what is no number.
+            b"uid" | b"gid" => size(value).map(|_| ()),
+            b"atime" | b"ctime" => time(value).map(|_| ()),
             b"hdrcharset" => match value {
                 b"BINARY" | b"ISO-IR 10646 2000 UTF-8" => Ok(()),
                 _ => Err(Refusal::Pax),
@@ -143,10 +151,8 @@ impl PaxFields {
             // The oldest sparse form repeats its records, which nothing else may.
             b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => Err(Refusal::SparseMap),
             _ => match key.strip_prefix(b"SCHILY.xattr.") {
-                Some(name) if !name.is_empty() => {
-                    if self.xattrs.iter().any(|(known, _)| known == name) {
-                        return Err(Refusal::PaxDuplicate);
-                    }
+                // No others come out of an archive.
+                Some(name) if name.starts_with(b"user.") => {
                     self.xattrs.push((name.to_vec(), value.to_vec()));
                     Ok(())
                 }

@@ -4,9 +4,13 @@ use std::collections::HashMap;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use super::ArchiveError;
+use super::compressor::Files;
+use super::entry_reader::{MAX_DEPTH, MAX_PATH};
 use super::header::BLOCK;
+use super::unpack::size_of_xattrs;
 use super::walk::{FileFacts, Folder, Node, NodeKind, Tree, data_regions, open_below};
+use super::{ArchiveError, Limits};
+use crate::store::Codec;
 
 /// A place in the tree: a child of a folder, or a declared path itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,13 +57,13 @@ pub(crate) struct Plan {
     pub(crate) content: u64,
 }
 
-/// Largest block: beyond it zstd gains next to nothing.
-const MAX_BLOCK: u64 = 4 << 20;
-/// Smallest: below it the ratio suffers.
+/// Largest block of codecs other than zstd.
+const PLAIN_BLOCK: u64 = 6 << 20;
+/// Smallest block: below it the ratio suffers.
 const MIN_BLOCK: u64 = 512 << 10;
 
 impl Plan {
-    pub(crate) fn new(tree: &Tree) -> Result<Self, ArchiveError> {
+    pub(crate) fn new(tree: &Tree, codec: Codec) -> Result<Self, ArchiveError> {
         let mut plan = Self {
             order: Vec::new(),
             links: HashMap::new(),
@@ -69,8 +73,67 @@ impl Plan {
         };
         plan.put_in_order(tree);
         plan.find_special_files(tree)?;
-        plan.cut(tree);
+        plan.refuse_beyond(tree, &Limits::default())?;
+        plan.cut(tree, codec);
         Ok(plan)
+    }
+
+    /// Fails before anything is read when there is more than a restore takes by default.
+    fn refuse_beyond(&self, tree: &Tree, limits: &Limits) -> Result<(), ArchiveError> {
+        let sizes = self.order.iter().map(|place| match place.node(tree).kind {
+            NodeKind::File(facts) => facts.size,
+            _ => 0,
+        });
+        let counts = [
+            ("entries", self.order.len() as u64, limits.max_entries),
+            ("folders", tree.folders.len() as u64, limits.max_folders),
+            ("hard links", self.links.len() as u64, limits.max_hard_links),
+            (
+                "bytes of names and attributes",
+                self.remembered(tree) as u64,
+                limits.max_remembered,
+            ),
+            (
+                "bytes in one file",
+                sizes.max().unwrap_or(0),
+                limits.max_file_length,
+            ),
+        ];
+        match counts.into_iter().find(|(_, found, limit)| found > limit) {
+            Some((what, _, limit)) => Err(ArchiveError::TreeTooLarge { what, limit }),
+            None => Ok(()),
+        }
+    }
+
+    /// What a restore remembers until the end, or a little more.
+    fn remembered(&self, tree: &Tree) -> usize {
+        let folder = |folder: &Folder| {
+            let name = tree.archive_name(folder.root, &folder.below, b"").len();
+            name + folder.xattrs.as_deref().map_or(0, size_of_xattrs)
+        };
+        let name = |entry: usize| self.order[entry].archive_name(tree).len();
+        let folders: usize = tree.folders.iter().map(folder).sum();
+        let links = self.links.iter().map(|(&link, &to)| name(link) + name(to));
+        // In staging a declared path is a number.
+        const NUMBER: usize = 5;
+        folders + links.sum::<usize>() + NUMBER * (tree.folders.len() + 2 * self.links.len())
+    }
+
+    /// Fails before anything is read when a name is beyond what readers take.
+    pub(crate) fn refuse_long_names(&self, tree: &Tree) -> Result<(), ArchiveError> {
+        for folder in &tree.folders {
+            let path = tree.archive_name(folder.root, &folder.below, b"");
+            let depth = path.split(|&b| b == b'/').filter(|p| !p.is_empty()).count();
+            for node in &folder.children {
+                // A slash between the two, and one behind the name of a folder.
+                if depth + 1 > MAX_DEPTH || path.len() + node.name.len() + 2 > MAX_PATH {
+                    let path = tree.archive_name(folder.root, &folder.below, &node.name);
+                    let error = rustix::io::Errno::NAMETOOLONG;
+                    return Err(ArchiveError::read(&path, "archive it", error));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn put_in_order(&mut self, tree: &Tree) {
@@ -124,11 +187,21 @@ impl Plan {
         Ok(())
     }
 
-    fn cut(&mut self, tree: &Tree) {
+    /// What the tree is made of.
+    pub(crate) fn files(&self) -> Files {
+        Files::of(self.content, self.order.len())
+    }
+
+    fn cut(&mut self, tree: &Tree, codec: Codec) {
         // Small trees in smaller blocks, so that every worker has some. Only the tree decides:
         // the number of workers must not change the bytes.
         let total = self.content + (self.order.len() * BLOCK) as u64;
-        let room = (total / 16).clamp(MIN_BLOCK, MAX_BLOCK);
+        let most = match codec {
+            Codec::Zstd | Codec::Chunked => self.files().max_block(),
+            // A longer window is of no use there.
+            _ => PLAIN_BLOCK,
+        };
+        let room = (total / 16).clamp(MIN_BLOCK, most);
         let mut from = 0;
         let mut filled = 0;
         for index in 0..self.order.len() {
@@ -157,7 +230,8 @@ impl Plan {
                 continue;
             }
             let block = BLOCK as u64;
-            let needed = block + stored.next_multiple_of(block);
+            let extended = extended_headers(tree, self.order[index], codec);
+            let needed = block + extended + stored.next_multiple_of(block);
             if filled > 0 && filled + needed > room + room / 4 {
                 self.blocks.push(BlockPlan::Entries { from, to: index });
                 from = index;
@@ -194,6 +268,36 @@ impl Plan {
     }
 }
 
+/// Bytes that an entry may take for what its header has no room for. Attributes are not counted:
+/// they are read later, and rare.
+fn extended_headers(tree: &Tree, place: NodeRef, codec: Codec) -> u64 {
+    let name = place.node(tree).name.len();
+    let target = match &place.node(tree).kind {
+        NodeKind::Symlink(target) => target.len(),
+        _ => 0,
+    };
+    let folder = place
+        .folder(tree)
+        .map_or(0, |(_, folder)| folder.below.len());
+    // A header, and what it says in whole blocks.
+    let long = |length: usize| match length {
+        0..100 => 0,
+        length => (BLOCK + length.next_multiple_of(BLOCK)) as u64,
+    };
+    // Only zstd archives keep nanoseconds elsewhere.
+    let times = match codec {
+        Codec::Zstd | Codec::Chunked => 0,
+        _ => 2 * BLOCK as u64,
+    };
+    long(name.max(target))
+        + if folder + name > 255 {
+            2 * BLOCK as u64
+        } else {
+            0
+        }
+        + times
+}
+
 impl NodeRef {
     pub(crate) fn node(self, tree: &Tree) -> &Node {
         match self {
@@ -205,7 +309,7 @@ impl NodeRef {
     }
 
     /// Which declared path it belongs to.
-    fn root(self, tree: &Tree) -> usize {
+    pub(crate) fn root(self, tree: &Tree) -> usize {
         match self {
             Self::Root(root) => root as usize,
             Self::Child { folder, .. } => tree.folders[folder as usize].root,
@@ -255,7 +359,27 @@ fn find_holes(
     let file = opened.map_err(|error| ArchiveError::read(&name, "open it", error))?;
     let regions = data_regions(&file.into(), facts.size)
         .map_err(|error| ArchiveError::read(&name, "find its holes", error))?;
-    Ok(regions.map(|regions| sparse_file(regions, facts.size)))
+    Ok(regions.map(|regions| sparse_file(join_regions(regions, MAX_REGIONS), facts.size)))
+}
+
+/// Readers take a mebibyte of map; these and their 42 bytes each are less.
+const MAX_REGIONS: usize = 20_000;
+
+/// Leaves at most so many regions: the smallest holes become data.
+fn join_regions(mut regions: Vec<(u64, u64)>, most: usize) -> Vec<(u64, u64)> {
+    let mut hole: u64 = 64 << 10;
+    while regions.len() > most {
+        regions.dedup_by(|next, before| {
+            let end = before.0 + before.1;
+            let is_small = next.0 - end <= hole;
+            if is_small {
+                before.1 = next.0 + next.1 - before.0;
+            }
+            is_small
+        });
+        hole = hole.saturating_mul(2);
+    }
+    regions
 }
 
 fn sparse_file(mut regions: Vec<(u64, u64)>, size: u64) -> SparseFile {
@@ -276,5 +400,77 @@ fn sparse_file(mut regions: Vec<(u64, u64)>, size: u64) -> SparseFile {
         stored_size: map.len() as u64 + data,
         regions,
         map,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::{DeclaredPaths, Unreadable};
+
+    #[test]
+    fn what_no_restore_takes_is_not_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("tree/a/b")).unwrap();
+        std::fs::write(dir.path().join("tree/file"), "twelve bytes").unwrap();
+        for name in ["one", "two"] {
+            let (file, link) = (dir.path().join("tree/file"), dir.path().join("tree/a"));
+            std::fs::hard_link(file, link.join(name)).unwrap();
+        }
+        let paths = DeclaredPaths::new(["tree"]).unwrap();
+        let tree = Tree::list(&paths, dir.path(), 1, Unreadable::default()).unwrap();
+        let plan = Plan::new(&tree, Codec::Zstd).unwrap();
+        // "tree", "tree/a", "tree/a/b", and "tree/a/two" and "tree/file" with "tree/a/one", which
+        // they are linked to: seven names, each with a number.
+        let remembered = 4 + 6 + 8 + (10 + 10) + (9 + 10) + 7 * 5;
+        let least = Limits::default()
+            .with_max_remembered(remembered)
+            .with_max_entries(6)
+            .with_max_folders(3)
+            .with_max_hard_links(2)
+            .with_max_file_length(12);
+        plan.refuse_beyond(&tree, &least).unwrap();
+        for (less, wanted) in [
+            (least.clone().with_max_entries(5), ("entries", 5)),
+            (least.clone().with_max_folders(2), ("folders", 2)),
+            (least.clone().with_max_hard_links(1), ("hard links", 1)),
+            (
+                least.clone().with_max_remembered(remembered - 1),
+                ("bytes of names and attributes", remembered - 1),
+            ),
+            (
+                least.clone().with_max_file_length(11),
+                ("bytes in one file", 11),
+            ),
+        ] {
+            match plan.refuse_beyond(&tree, &less) {
+                Err(ArchiveError::TreeTooLarge { what, limit }) => {
+                    assert_eq!((what, limit), wanted);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_map_is_never_longer_than_readers_take() {
+        let regions: Vec<(u64, u64)> = (0..100_000).map(|n| (n * 200_000, 4096)).collect();
+        let size = u64::MAX >> 1;
+        let last = *regions.last().unwrap();
+        let joined = join_regions(regions.clone(), MAX_REGIONS);
+        assert!(!joined.is_empty() && joined.len() <= MAX_REGIONS);
+        assert!(joined.windows(2).all(|two| two[0].0 + two[0].1 < two[1].0));
+        let covers = |&(start, length): &(u64, u64)| {
+            joined
+                .iter()
+                .any(|&(from, long)| from <= start && start + length <= from + long)
+        };
+        assert!(regions.iter().step_by(997).all(covers) && covers(&last));
+        assert!(sparse_file(joined, size).map.len() <= 1 << 20);
+        // Few regions stay as they are.
+        assert_eq!(
+            join_regions(regions[..9].to_vec(), MAX_REGIONS),
+            regions[..9]
+        );
     }
 }

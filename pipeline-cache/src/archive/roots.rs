@@ -121,6 +121,11 @@ impl DeclaredPaths {
         Ok(Self(kept))
     }
 
+    /// One path alone.
+    pub(crate) fn only(path: DeclaredPath) -> Self {
+        Self(vec![path])
+    }
+
     /// The paths, sorted.
     #[must_use]
     pub fn as_slice(&self) -> &[DeclaredPath] {

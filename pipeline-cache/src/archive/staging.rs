@@ -14,12 +14,21 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::remove_tree::remove_tree;
+use super::roots::DeclaredPath;
 use super::roots::is_below;
 use super::tree_writer::{FolderRecord, SameName, TreeWriter};
 use super::walk::FOLDER;
 use super::{ArchiveError, DeclaredPaths, Refusal};
 
 const PREFIX: &str = ".pipeline-cache-";
+
+/// Whether this is the name of a staging folder. Nothing else is ever swept: people give folders
+/// of their own names that begin alike.
+pub(crate) fn is_staging(name: &[u8]) -> bool {
+    name.strip_prefix(PREFIX.as_bytes()).is_some_and(|rest| {
+        rest.len() == 16 && rest.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
 
 /// One staging folder, beside what it will replace.
 struct Stage {
@@ -50,8 +59,8 @@ type Late = HashMap<(usize, Box<[u8]>), FolderRecord>;
 pub(crate) struct Staging {
     stages: Vec<Stage>,
     slots: Vec<Slot>,
-    /// A destination folder that was made for this restore.
-    made: Option<PathBuf>,
+    /// The destination folder and what is above it, as far as they were made for this restore.
+    made: Vec<PathBuf>,
 }
 
 impl Staging {
@@ -64,25 +73,19 @@ impl Staging {
         let mut staging = Self {
             stages: Vec::new(),
             slots: Vec::new(),
-            made: None,
+            made: Vec::new(),
         };
         let top = into.unwrap_or(working_folder);
         if into.is_some() && !top.exists() {
+            let is_missing = |at: &&Path| !at.as_os_str().is_empty() && !at.exists();
+            let missing = top.ancestors().take_while(is_missing);
+            staging.made = missing.map(Path::to_path_buf).collect();
             std::fs::create_dir_all(top)
                 .map_err(|error| shown_error(top, "make the folder", error))?;
-            staging.made = Some(top.to_path_buf());
         }
         for (index, declared) in paths.as_slice().iter().enumerate() {
             let archived = declared.archived().to_vec();
-            let absolute = declared.is_absolute() && into.is_none();
-            let start = if absolute { Path::new("/") } else { top };
-            let mut parts: Vec<Vec<u8>> = archived
-                .split(|&b| b == b'/')
-                .filter(|part| !part.is_empty())
-                .map(<[u8]>::to_vec)
-                .collect();
-            let target = parts.pop();
-            let (base, base_path, between) = deepest(start, parts, absolute)?;
+            let (base, base_path, between, target) = base_of(declared, into, top)?;
             let stage = staging.stage(base, base_path)?;
             staging.slots.push(Slot {
                 archived,
@@ -112,11 +115,14 @@ impl Staging {
         loop {
             let name = format!("{PREFIX}{}", unique());
             mkdirat(&base, name.as_str(), Mode::RWXU).map_err(fail("make a staging folder in"))?;
-            let handle = openat(&base, name.as_str(), FOLDER, Mode::empty())
-                .map_err(fail("open the staging folder in"))?;
+            let handle = match openat(&base, name.as_str(), FOLDER, Mode::empty()) {
+                // A sweep of another restore came between.
+                Err(Errno::NOENT) => continue,
+                other => other.map_err(fail("open the staging folder in"))?,
+            };
             flock(&handle, FlockOperation::LockExclusive)
                 .map_err(fail("lock the staging folder in"))?;
-            // A sweep of another restore may have come between.
+            // Or between these two.
             if same_file(&handle, base.as_fd(), name.as_bytes()) {
                 let mask = probe_mask(handle.as_fd()).map_err(fail("write into"))?;
                 self.stages.push(Stage {
@@ -129,6 +135,25 @@ impl Staging {
                 return Ok(self.stages.len() - 1);
             }
         }
+    }
+
+    /// The folders that everything goes into.
+    pub(super) fn bases(&self) -> impl Iterator<Item = (BorrowedFd<'_>, &Path)> {
+        let stages = self.stages.iter();
+        stages.map(|stage| (stage.base.as_fd(), stage.base_path.as_path()))
+    }
+
+    /// Device and inode of what will be each declared path, once everything is unpacked.
+    pub(crate) fn placed(&self) -> Vec<Option<(u64, u64)>> {
+        self.slots
+            .iter()
+            .map(|slot| {
+                slot.target.as_ref()?;
+                let handle = &self.stages[slot.stage].handle;
+                let stat = statat(handle, slot.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+                Some((stat.st_dev, stat.st_ino))
+            })
+            .collect()
     }
 
     /// Writers for one worker, one for each stage.
@@ -159,19 +184,21 @@ impl Staging {
     pub(crate) fn commit(
         mut self,
         folders: Vec<(usize, FolderRecord)>,
+        workers: usize,
     ) -> Result<(), ArchiveError> {
         let mut late = Late::new();
         let mut by_stage: Vec<Vec<FolderRecord>> = self.stages.iter().map(|_| Vec::new()).collect();
         for (stage, record) in folders {
-            if self.is_moved(stage, &record.path) {
+            if record.mode & 0o200 == 0 && self.is_moved(stage, &record.path) {
                 // A folder without write permission cannot be moved, so its mode comes after.
+                // All others are complete before the move: a kill leaves nothing to be done.
                 late.insert((stage, record.path.clone()), record);
             } else {
                 by_stage[stage].push(record);
             }
         }
-        for (writer, records) in self.writers(SameName::Refuse).iter_mut().zip(by_stage) {
-            writer.finish_folders(records)?;
+        for (stage, records) in by_stage.into_iter().enumerate() {
+            self.finish_folders(stage, records, workers)?;
         }
         let mut done = Vec::new();
         let result = self
@@ -180,7 +207,7 @@ impl Staging {
             .try_for_each(|slot| self.place_slot(slot, &late, &mut done));
         match result {
             Ok(()) => {
-                self.made = None;
+                self.made.clear();
                 Ok(())
             }
             Err(error) => {
@@ -190,6 +217,48 @@ impl Staging {
                 Err(error)
             }
         }
+    }
+
+    /// Gives folders of one stage their times and modes, when nothing is made in them any more.
+    fn finish_folders(
+        &self,
+        stage: usize,
+        mut records: Vec<FolderRecord>,
+        workers: usize,
+    ) -> Result<(), ArchiveError> {
+        // Those near each other next to each other. Stable: of several entries for one folder the
+        // last counts, and it comes last here too.
+        records.sort_by(|a, b| a.path.cmp(&b.path));
+        let (mut simple, mut others) = (Vec::new(), Vec::new());
+        for run in records.chunk_by(|a, b| a.path == b.path) {
+            match run {
+                [only] if only.mode_is_set && only.xattrs.is_empty() => simple.push(only),
+                run => others.extend(run.last().cloned()),
+            }
+        }
+        let at = &self.stages[stage];
+        let writer = || TreeWriter::new(at.handle.as_fd(), at.mask, SameName::Refuse);
+        let share = simple.len().div_ceil(workers.max(1)).max(256);
+        std::thread::scope(|scope| {
+            let shares: Vec<_> = simple
+                .chunks(share)
+                .map(|share| {
+                    scope.spawn(move || {
+                        let mut writer = writer();
+                        share
+                            .iter()
+                            .try_for_each(|record| writer.finish_time(record))
+                    })
+                })
+                .collect();
+            shares.into_iter().try_for_each(|share| {
+                share
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        })?;
+        // These may not be entered any more when they have their modes, so they come last.
+        writer().finish_folders(others)
     }
 
     /// Whether a staged folder is one of those that get a new parent.
@@ -261,7 +330,7 @@ impl Drop for Staging {
             // What cannot be removed now is swept by the next restore here.
             let _ = remove_tree(stage.base.as_fd(), stage.name.as_bytes());
         }
-        if let Some(made) = &self.made {
+        for made in &self.made {
             // Only if it is still as empty as it was made.
             let _ = std::fs::remove_dir(made);
         }
@@ -455,11 +524,38 @@ fn deepest(
     Ok((at, path, Vec::new()))
 }
 
+/// What one declared path is staged beside: the folder, its name, the folders that are missing
+/// between, and the last part of the name.
+type Base = (OwnedFd, PathBuf, Vec<Vec<u8>>, Option<Vec<u8>>);
+
+fn base_of(declared: &DeclaredPath, into: Option<&Path>, top: &Path) -> Result<Base, ArchiveError> {
+    let absolute = declared.is_absolute() && into.is_none();
+    let start = if absolute { Path::new("/") } else { top };
+    let mut parts: Vec<Vec<u8>> = declared
+        .archived()
+        .split(|&b| b == b'/')
+        .filter(|part| !part.is_empty())
+        .map(<[u8]>::to_vec)
+        .collect();
+    let target = parts.pop();
+    let (base, base_path, between) = deepest(start, parts, absolute)?;
+    Ok((base, base_path, between, target))
+}
+
+/// Removes what killed restores left beside these paths, for a restore that stages nothing.
+pub(crate) fn sweep_beside(paths: &DeclaredPaths, into: Option<&Path>, working_folder: &Path) {
+    for declared in paths.as_slice() {
+        if let Ok((base, ..)) = base_of(declared, into, into.unwrap_or(working_folder)) {
+            sweep(base.as_fd());
+        }
+    }
+}
+
 /// Removes staging folders that a killed restore left behind.
 fn sweep(base: BorrowedFd<'_>) {
     let Ok(names) = children(base) else { return };
     for name in names {
-        if !name.starts_with(PREFIX.as_bytes()) {
+        if !is_staging(&name) {
             continue;
         }
         let Ok(handle) = openat(base, name.as_slice(), FOLDER, Mode::empty()) else {

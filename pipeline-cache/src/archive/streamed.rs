@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest as _, Sha256};
 
 use super::entry_reader::{EndMark, EntryReader};
+use super::makers::{HandOver, Makers};
+use super::read_ahead::read_ahead;
 use super::tree_writer::SameName;
-use super::unpack::{HardLinks, Sink, Unpacked};
+use super::unpack::{Sink, Unpacked};
 use super::{ArchiveError, Limits, Refusal};
 use crate::store::{Codec, Payload, PayloadReader, Sha256Digest, StoredEntry};
 
@@ -15,36 +17,47 @@ pub(crate) fn unpack_stream(
     entry: &StoredEntry,
     sink: &Sink<'_>,
     limits: &Limits,
+    workers: usize,
 ) -> Result<Unpacked, ArchiveError> {
     if entry.metadata.raw_size == 0 {
         // Nobody knows how much comes out: look before anything is written, so that a bomb costs
         // no disk.
-        read_stream(entry, limits, |mut reader| {
+        read_stream(entry, limits, |decoded| {
+            let reader = BufReader::with_capacity(256 * 1024, decoded);
+            let mut reader = EntryReader::new(reader, limits, EndMark::Required);
             while reader.next_entry()?.is_some() {
                 sink.check_cancelled()?;
             }
             Ok(())
         })?;
     }
-    read_stream(entry, limits, |reader| read_all(reader, sink, limits))
+    read_stream(entry, limits, |decoded| {
+        if workers < 2 {
+            let reader = BufReader::with_capacity(256 * 1024, decoded);
+            return read_all(reader, sink, limits, workers);
+        }
+        let (reading, ahead) = read_ahead();
+        std::thread::scope(|scope| {
+            scope.spawn(|| reading.run(decoded));
+            read_all(ahead, sink, limits, workers)
+        })
+    })
 }
 
-type StreamReader<'a> = EntryReader<'a, BufReader<Bounded<Box<dyn Read + 'a>>>>;
+type Decoded = Bounded<Box<dyn Read + Send>>;
 
 /// Reads an archive from front to back and compares its digest.
 fn read_stream<T>(
     entry: &StoredEntry,
     limits: &Limits,
-    read: impl FnOnce(StreamReader<'_>) -> Result<T, ArchiveError>,
+    read: impl FnOnce(Decoded) -> Result<T, ArchiveError>,
 ) -> Result<T, ArchiveError> {
     let hashed = Hashed::new(&entry.payload);
-    let result = decoder(entry.metadata.codec, hashed.clone()).and_then(|decoder| {
-        let bounded = Bounded {
+    let result = decoder(entry.metadata.codec, hashed.clone(), limits).and_then(|decoder| {
+        read(Bounded {
             inner: decoder,
             left: limits.max_bytes.unwrap_or(u64::MAX),
-        };
-        let reader = BufReader::with_capacity(256 * 1024, bounded);
-        read(EntryReader::new(reader, limits, EndMark::Required))
+        })
     });
     // Whatever went wrong: damage is the better answer than what damage looks like.
     let unread = hashed.finish()?;
@@ -64,32 +77,45 @@ fn read_stream<T>(
     Ok(value)
 }
 
+/// Writes all entries: this thread and the other workers make files from what this one reads.
 fn read_all<R: io::BufRead>(
-    mut reader: EntryReader<'_, R>,
+    source: R,
     sink: &Sink<'_>,
     limits: &Limits,
+    workers: usize,
 ) -> Result<Unpacked, ArchiveError> {
-    let mut writers = sink.staging.writers(SameName::Replace);
-    let mut unpacked = Unpacked::default();
-    while let Some(entry) = reader.next_entry()? {
-        sink.write(
-            entry,
-            None,
-            &mut reader,
-            &mut writers,
-            HardLinks::Now,
-            &mut unpacked,
-        )?;
-        unpacked.check(limits)?;
-    }
-    Ok(unpacked)
+    let makers = Makers::default();
+    std::thread::scope(|scope| {
+        for _ in 1..workers {
+            scope.spawn(|| makers.work(&mut sink.staging.writers(SameName::Replace)));
+        }
+        let mut hand_over = HandOver::new(&makers);
+        let mut writers = sink.staging.writers(SameName::Replace);
+        let mut unpacked = Unpacked::default();
+        let mut reader = EntryReader::new(source, limits, EndMark::Required);
+        while let Some(entry) = reader.next_entry()? {
+            sink.hand_over(
+                entry,
+                &mut reader,
+                &mut writers,
+                &mut hand_over,
+                &mut unpacked,
+            )?;
+            unpacked.check(limits)?;
+        }
+        hand_over.finish(&mut writers)?;
+        Ok(unpacked)
+    })
 }
 
 /// A decoder for a codec.
-pub(crate) fn decoder<'a, R: Read + 'a>(
+pub(crate) fn decoder<'a, R: Read + Send + 'a>(
     codec: Codec,
     packed: R,
-) -> Result<Box<dyn Read + 'a>, ArchiveError> {
+    limits: &Limits,
+) -> Result<Box<dyn Read + Send + 'a>, ArchiveError> {
+    #[cfg(not(feature = "zstd"))]
+    let _ = limits;
     match codec {
         Codec::None => Ok(Box::new(packed)),
         #[cfg(feature = "gzip")]
@@ -100,8 +126,10 @@ pub(crate) fn decoder<'a, R: Read + 'a>(
         Codec::Zstd => {
             let mut decoder =
                 zstd::stream::read::Decoder::new(packed).map_err(ArchiveError::Payload)?;
-            // 128 MiB: what any zstd tool accepts without being asked twice.
-            decoder.window_log_max(27).map_err(ArchiveError::Payload)?;
+            let window = limits.max_window.clamp(1 << 10, 1 << 31).ilog2();
+            decoder
+                .window_log_max(window)
+                .map_err(ArchiveError::Payload)?;
             Ok(Box::new(decoder))
         }
         #[expect(

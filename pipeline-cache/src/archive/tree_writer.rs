@@ -6,12 +6,13 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags, fchmod, fsetxattr,
+    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags, fchmod, fsetxattr,
     ftruncate, futimens, linkat, mkdirat, openat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
 use super::entry_reader::SparseMap;
+use super::set_id::SET_ID;
 use super::walk::FOLDER;
 use super::{ArchiveError, Refusal};
 
@@ -29,6 +30,8 @@ pub(crate) enum SameName {
 pub(crate) struct FolderRecord {
     pub(crate) path: Box<[u8]>,
     pub(crate) mode: u32,
+    /// The folder was made with this mode.
+    pub(crate) mode_is_set: bool,
     pub(crate) mtime: (i64, u32),
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
@@ -61,9 +64,22 @@ impl<'a> TreeWriter<'a> {
         }
     }
 
-    /// Makes a folder and what is missing above it; its mode comes later.
-    pub(crate) fn folder(&mut self, path: &[u8]) -> Result<(), ArchiveError> {
-        self.enter(path, path).map(drop)
+    /// Makes a folder and what is missing above it. Says whether it has its mode already;
+    /// otherwise that comes later.
+    pub(crate) fn folder(&mut self, path: &[u8], mode: u32) -> Result<bool, ArchiveError> {
+        let (above, name) = split(path);
+        if name.is_empty() {
+            return self.enter(path, path).map(|_| false);
+        }
+        // Things are yet to be made in it.
+        let mode_fits = mode & (self.mask | SET_ID) == 0 && mode & 0o700 == 0o700;
+        let rights = if mode_fits { mode } else { 0o700 };
+        let handle = self.enter(above, path)?;
+        match mkdirat(handle, name, Mode::from_raw_mode(rights)) {
+            Ok(()) => Ok(mode_fits),
+            Err(Errno::EXIST) => self.enter(path, path).map(|_| false),
+            Err(error) => Err(ArchiveError::destination(path, "make the folder", error)),
+        }
     }
 
     pub(crate) fn symlink(
@@ -113,6 +129,22 @@ impl<'a> TreeWriter<'a> {
         }
     }
 
+    /// Gives a file from elsewhere another name here, and says what was linked. `None` when it
+    /// cannot be linked, for whatever reason.
+    pub(crate) fn link_from(
+        &mut self,
+        path: &[u8],
+        from: BorrowedFd<'_>,
+        from_name: impl rustix::path::Arg,
+    ) -> Result<Option<Stat>, ArchiveError> {
+        let (folder, name) = split(path);
+        let handle = self.enter(folder, path)?;
+        if linkat(from, from_name, handle, name, AtFlags::empty()).is_err() {
+            return Ok(None);
+        }
+        Ok(statat(handle, name, AtFlags::SYMLINK_NOFOLLOW).ok())
+    }
+
     /// Makes an empty file that cannot have been there.
     pub(crate) fn file(&mut self, path: &[u8], mode: u32) -> Result<NewFile, ArchiveError> {
         let (folder, name) = split(path);
@@ -122,17 +154,35 @@ impl<'a> TreeWriter<'a> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fail = |error| ArchiveError::destination(path, "create the file", error);
-        let file = match openat(handle, name, flags, Mode::from_raw_mode(mode)) {
+        // Writing takes set-id bits away again, so they come at the end.
+        let rights = Mode::from_raw_mode(mode & 0o777);
+        let file = match openat(handle, name, flags, rights) {
             Err(Errno::EXIST) => {
                 replace(handle, name, path, same_name, FileType::RegularFile)?;
-                openat(handle, name, flags, Mode::from_raw_mode(mode)).map_err(fail)?
+                openat(handle, name, flags, rights).map_err(fail)?
             }
             other => other.map_err(fail)?,
         };
         Ok(NewFile {
             file: file.into(),
             mode,
-            mode_is_set: mode & mask == 0,
+            mode_is_set: mode & (mask | SET_ID) == 0,
+            position: 0,
+        })
+    }
+
+    /// Opens a file that is written in parts, or makes it.
+    #[cfg(feature = "chunked")]
+    pub(crate) fn part(&mut self, path: &[u8], mode: u32) -> Result<NewFile, ArchiveError> {
+        let (folder, name) = split(path);
+        let handle = self.enter(folder, path)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(handle, name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| ArchiveError::destination(path, "create the file", error))?;
+        Ok(NewFile {
+            file: file.into(),
+            mode,
+            mode_is_set: false,
             position: 0,
         })
     }
@@ -144,19 +194,33 @@ impl<'a> TreeWriter<'a> {
         mut records: Vec<FolderRecord>,
     ) -> Result<(), ArchiveError> {
         records.sort_by(|a, b| b.path.cmp(&a.path));
-        let mut done: Option<Box<[u8]>> = None;
         // Of several entries for one folder, the last counts, and it comes last here too.
         for run in records.chunk_by(|a, b| a.path == b.path) {
             let Some(record) = run.last() else { continue };
-            let handle = self.enter(&record.path, &record.path)?;
-            set_xattrs(handle, &record.xattrs, &record.path)?;
-            let fail = |action| move |error| ArchiveError::destination(&record.path, action, error);
-            futimens(handle, &times(record.mtime)).map_err(fail("set the time"))?;
-            fchmod(handle, Mode::from_raw_mode(record.mode)).map_err(fail("set the mode"))?;
-            done = Some(record.path.clone());
+            self.finish_folder(record)?;
         }
-        drop(done);
         Ok(())
+    }
+
+    fn finish_folder(&mut self, record: &FolderRecord) -> Result<(), ArchiveError> {
+        let handle = self.enter(&record.path, &record.path)?;
+        set_xattrs(handle, &record.xattrs, &record.path)?;
+        let fail = |action| move |error| ArchiveError::destination(&record.path, action, error);
+        futimens(handle, &times(record.mtime)).map_err(fail("set the time"))?;
+        fchmod(handle, Mode::from_raw_mode(record.mode)).map_err(fail("set the mode"))
+    }
+
+    /// Sets the time of a folder that needs nothing else, without opening it.
+    pub(crate) fn finish_time(&mut self, record: &FolderRecord) -> Result<(), ArchiveError> {
+        let (above, name) = split(&record.path);
+        let handle = self.enter(above, &record.path)?;
+        utimensat(
+            handle,
+            name,
+            &times(record.mtime),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(|error| ArchiveError::destination(&record.path, "set the time", error))
     }
 
     /// A handle of a folder that must be there.
@@ -277,6 +341,25 @@ impl NewFile {
         Ok(())
     }
 
+    /// Writes a part of a file without holes.
+    #[cfg(feature = "chunked")]
+    pub(crate) fn write_at(
+        &mut self,
+        bytes: &[u8],
+        position: u64,
+        path: &[u8],
+    ) -> Result<(), ArchiveError> {
+        self.file
+            .write_all_at(bytes, position)
+            .map_err(|error| ArchiveError::destination(path, "write the file", error))
+    }
+
+    /// Says which of the stored bytes of a file with holes come next.
+    #[cfg(feature = "chunked")]
+    pub(crate) fn seek(&mut self, position: u64) {
+        self.position = position;
+    }
+
     /// Writes the next stored bytes of a file with holes to where they belong.
     pub(crate) fn write_sparse(
         &mut self,
@@ -328,7 +411,8 @@ impl NewFile {
     }
 }
 
-/// Only `user.` attributes come out of an archive; a file system without them is no error.
+/// Only what users may set: capabilities and the like do not come out of an entry, whatever kind
+/// it is. A file system without attributes is no error.
 fn set_xattrs(
     file: BorrowedFd<'_>,
     xattrs: &[(Vec<u8>, Vec<u8>)],

@@ -4,13 +4,17 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, openat, readlinkat, statat};
+use rustix::fs::{
+    Access, AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, accessat, openat, readlinkat, statat,
+};
 
 use super::archive_error::escape;
-use super::{ArchiveError, DeclaredPath, DeclaredPaths};
+use super::monitor::Monitor;
+use super::set_id::SET_ID;
+use super::staging::is_staging;
+use super::{ArchiveError, DeclaredPath, DeclaredPaths, SkipReason, Skipped, Unreadable};
 
 /// One file, folder or link.
 #[derive(Debug)]
@@ -19,8 +23,21 @@ pub(crate) struct Node {
     pub(crate) name: Box<[u8]>,
     pub(crate) kind: NodeKind,
     pub(crate) mode: u32,
+    /// Set-user-id and set-group-id bits.
+    pub(crate) set_id: u32,
     pub(crate) mtime: i64,
     pub(crate) mtime_ns: u32,
+    pub(crate) stamp: Stamp,
+}
+
+/// What else tells whether something is as it was when it was last looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) ctime: (i64, u32),
+    pub(crate) links: u32,
+    pub(crate) uid: u32,
+    /// Has set-id or sticky bits, which an archive never gives.
+    pub(crate) special_mode: bool,
 }
 
 #[derive(Debug)]
@@ -32,7 +49,7 @@ pub(crate) enum NodeKind {
 }
 
 /// What decides whether a file is still the one that was listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileFacts {
     pub(crate) size: u64,
     pub(crate) device: u64,
@@ -60,8 +77,8 @@ pub(crate) type Xattrs = Option<Box<[(Vec<u8>, Vec<u8>)]>>;
 pub(crate) struct Tree {
     pub(crate) roots: Vec<Root>,
     pub(crate) folders: Vec<Folder>,
-    /// Names of sockets, FIFOs and devices, which are left out.
-    pub(crate) skipped: Vec<String>,
+    /// What is left out.
+    pub(crate) skipped: Vec<Skipped>,
 }
 
 #[derive(Debug)]
@@ -70,7 +87,9 @@ pub(crate) struct Root {
     /// The declared path itself, when it is a folder: what names are resolved from.
     pub(crate) handle: Option<OwnedFd>,
     /// Its parent, to open a declared path that is a file.
-    pub(crate) on_disk: std::path::PathBuf,
+    pub(crate) on_disk: PathBuf,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
     pub(crate) node: Node,
 }
 
@@ -80,6 +99,18 @@ impl Tree {
         paths: &DeclaredPaths,
         working_folder: &Path,
         threads: usize,
+        unreadable: Unreadable,
+    ) -> Result<Self, ArchiveError> {
+        let locate = |declared: &DeclaredPath| declared.locate(working_folder);
+        Self::list_at(paths, &locate, threads, unreadable)
+    }
+
+    /// The same for declared paths that are somewhere else.
+    pub(crate) fn list_at(
+        paths: &DeclaredPaths,
+        locate: &dyn Fn(&DeclaredPath) -> PathBuf,
+        threads: usize,
+        unreadable: Unreadable,
     ) -> Result<Self, ArchiveError> {
         let mut tree = Self {
             roots: Vec::new(),
@@ -88,7 +119,7 @@ impl Tree {
         };
         let mut jobs = Vec::new();
         for (index, declared) in paths.as_slice().iter().enumerate() {
-            let root = open_root(declared, working_folder, jobs.len())?;
+            let root = open_root(declared, locate(declared), jobs.len())?;
             if root.handle.is_some() {
                 jobs.push(Job {
                     folder: jobs.len(),
@@ -98,18 +129,15 @@ impl Tree {
             }
             tree.roots.push(root);
         }
-        let queue = Queue {
-            state: Mutex::new(State {
-                next_folder: jobs.len(),
-                jobs,
-                busy: 0,
-                failed: None,
-            }),
-            wake: Condvar::new(),
-        };
+        let queue = Queue(Monitor::new(State {
+            next_folder: jobs.len(),
+            jobs,
+            busy: 0,
+            failed: None,
+        }));
         let mut listed: Vec<Listed> = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads.max(1))
-                .map(|_| scope.spawn(|| work(&queue, &tree.roots)))
+                .map(|_| scope.spawn(|| work(&queue, &tree.roots, unreadable)))
                 .collect();
             workers
                 .into_iter()
@@ -120,11 +148,7 @@ impl Tree {
                 })
                 .collect()
         });
-        let state = queue
-            .state
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(error) = state.failed {
+        if let Some(error) = queue.0.into_inner().failed {
             return Err(error);
         }
         listed.sort_unstable_by_key(|listed| listed.index);
@@ -135,6 +159,27 @@ impl Tree {
         tree.skipped.sort_unstable();
         tree.refuse_empty()?;
         Ok(tree)
+    }
+
+    /// Everything of one declared path in archive order: itself first, each folder before what is
+    /// in it.
+    pub(crate) fn visit<'a>(&'a self, root: usize, visit: &mut dyn FnMut(&'a Node)) {
+        let top = &self.roots[root].node;
+        visit(top);
+        let mut path = match top.kind {
+            NodeKind::Folder(folder) => vec![self.folders[folder].children.iter()],
+            _ => Vec::new(),
+        };
+        while let Some(children) = path.last_mut() {
+            let Some(node) = children.next() else {
+                path.pop();
+                continue;
+            };
+            visit(node);
+            if let NodeKind::Folder(folder) = node.kind {
+                path.push(self.folders[folder].children.iter());
+            }
+        }
     }
 
     fn refuse_empty(&self) -> Result<(), ArchiveError> {
@@ -170,10 +215,9 @@ impl Tree {
 
 fn open_root(
     declared: &DeclaredPath,
-    working_folder: &Path,
+    on_disk: PathBuf,
     folder: usize,
 ) -> Result<Root, ArchiveError> {
-    let on_disk = declared.locate(working_folder);
     let path = declared.as_str();
     let stat = match statat(CWD, &on_disk, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
@@ -213,6 +257,8 @@ fn open_root(
         declared: declared.clone(),
         handle,
         on_disk,
+        device: stat.st_dev,
+        inode: stat.st_ino,
         node: node(Box::default(), kind, &stat),
     })
 }
@@ -227,10 +273,19 @@ fn node(name: Box<[u8]>, kind: NodeKind, stat: &Stat) -> Node {
     Node {
         name,
         kind,
-        // Set-id and sticky bits are of no use in a cache and a danger after a restore.
         mode: stat.st_mode & 0o777,
+        set_id: stat.st_mode & SET_ID,
         mtime: stat.st_mtime,
         mtime_ns: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        stamp: Stamp {
+            ctime: (
+                stat.st_ctime,
+                u32::try_from(stat.st_ctime_nsec).unwrap_or(0),
+            ),
+            links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
+            uid: stat.st_uid,
+            special_mode: stat.st_mode & 0o7000 != 0,
+        },
     }
 }
 
@@ -258,19 +313,12 @@ struct State {
     failed: Option<ArchiveError>,
 }
 
-struct Queue {
-    state: Mutex<State>,
-    wake: Condvar,
-}
+struct Queue(Monitor<State>);
 
 impl Queue {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The next folder to list; waits while others may still find some.
     fn next(&self) -> Option<Job> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         loop {
             if state.failed.is_some() {
                 return None;
@@ -282,10 +330,7 @@ impl Queue {
             if state.busy == 0 {
                 return None;
             }
-            state = self
-                .wake
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.0.wait(state);
         }
     }
 }
@@ -295,34 +340,37 @@ struct Busy<'a>(&'a Queue);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.busy -= 1;
-        drop(state);
-        self.0.wake.notify_all();
+        self.0.0.lock().busy -= 1;
+        self.0.0.notify();
     }
 }
 
 struct Listed {
     index: usize,
     folder: Folder,
-    skipped: Vec<String>,
+    skipped: Vec<Skipped>,
 }
 
-fn work(queue: &Queue, roots: &[Root]) -> Vec<Listed> {
+fn work(queue: &Queue, roots: &[Root], unreadable: Unreadable) -> Vec<Listed> {
     let mut done = Vec::new();
     while let Some(job) = queue.next() {
         let _busy = Busy(queue);
-        match list_folder(queue, roots, job) {
+        match list_folder(queue, roots, job, unreadable) {
             Ok(listed) => done.push(listed),
             Err(error) => {
-                queue.lock().failed.get_or_insert(error);
+                queue.0.lock().failed.get_or_insert(error);
             }
         }
     }
     done
 }
 
-fn list_folder(queue: &Queue, roots: &[Root], job: Job) -> Result<Listed, ArchiveError> {
+fn list_folder(
+    queue: &Queue,
+    roots: &[Root],
+    job: Job,
+    unreadable: Unreadable,
+) -> Result<Listed, ArchiveError> {
     let root = &roots[job.root];
     let archived = |name: &[u8]| {
         let mut path = root.declared.as_str().as_bytes().to_vec();
@@ -342,6 +390,10 @@ fn list_folder(queue: &Queue, roots: &[Root], job: Job) -> Result<Listed, Archiv
         .map_err(|error| ArchiveError::read(&archived(b""), "read attributes", error))?;
     let mut children = Vec::new();
     let mut skipped = Vec::new();
+    let mut skip = |name: &[u8], reason| {
+        let path = escape(&archived(name));
+        skipped.push(Skipped { path, reason });
+    };
     let listing = Dir::read_from(&handle).map_err(|e| fail(b"", "list the folder", e))?;
     for item in listing {
         let item = item.map_err(|e| fail(b"", "list the folder", e))?;
@@ -353,6 +405,10 @@ fn list_folder(queue: &Queue, roots: &[Root], job: Job) -> Result<Listed, Archiv
         let stat = statat(&handle, name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|e| fail(bytes, "look at it", e))?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory if is_staging(bytes) => {
+                skip(bytes, SkipReason::Staging);
+                continue;
+            }
             // The index is given once the folder's name has its place.
             FileType::Directory => NodeKind::Folder(0),
             FileType::RegularFile => NodeKind::File(facts(&stat)),
@@ -360,14 +416,20 @@ fn list_folder(queue: &Queue, roots: &[Root], job: Job) -> Result<Listed, Archiv
                 read_link(handle.as_fd(), name).map_err(|e| fail(bytes, "read the link", e))?,
             ),
             _ => {
-                skipped.push(escape(&archived(bytes)));
+                skip(bytes, SkipReason::Special);
                 continue;
             }
         };
+        if unreadable == Unreadable::Skip && is_denied(handle.as_fd(), name, &kind) {
+            skip(bytes, SkipReason::Unreadable);
+            continue;
+        }
         children.push(node(bytes.into(), kind, &stat));
     }
     children.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    let mut state = queue.lock();
+    // Most of what a large tree takes in memory.
+    children.shrink_to_fit();
+    let mut state = queue.0.lock();
     let mut found = 0;
     for child in &mut children {
         if let NodeKind::Folder(index) = &mut child.kind {
@@ -390,7 +452,7 @@ fn list_folder(queue: &Queue, roots: &[Root], job: Job) -> Result<Listed, Archiv
     }
     drop(state);
     if found > 0 {
-        queue.wake.notify_all();
+        queue.0.notify();
     }
     Ok(Listed {
         index: job.folder,
@@ -402,6 +464,21 @@ fn list_folder(queue: &Queue, roots: &[Root], job: Job) -> Result<Listed, Archiv
         },
         skipped,
     })
+}
+
+/// Whether this process may not read a file, or may not list and enter a folder. Any other trouble
+/// shows when it is read.
+fn is_denied(folder: BorrowedFd<'_>, name: &CStr, kind: &NodeKind) -> bool {
+    let wanted = match kind {
+        NodeKind::Folder(_) => Access::READ_OK | Access::EXEC_OK,
+        NodeKind::File(_) => Access::READ_OK,
+        NodeKind::Symlink(_) => return false,
+    };
+    let found = accessat(folder, name, wanted, AtFlags::EACCESS);
+    matches!(
+        found,
+        Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM)
+    )
 }
 
 fn read_link(folder: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<Box<[u8]>> {

@@ -1,7 +1,9 @@
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::store::CacheStore;
+use crate::archive::StatCache;
+use crate::store::{CacheStore, FilesystemStore};
 
 /// A cache over a store.
 ///
@@ -35,19 +37,51 @@ use crate::store::CacheStore;
 #[derive(Clone, Debug)]
 pub struct Cache {
     pub(super) store: Arc<dyn CacheStore>,
+    pub(super) stat_cache: Option<StatCache>,
 }
 
 impl Cache {
-    /// A cache over a store.
+    /// A cache over a store. When that is a [`FilesystemStore`], a [`StatCache`] is kept in its
+    /// folder; for other stores see [`with_stat_cache`](Self::with_stat_cache).
     #[must_use]
     pub fn new(store: impl CacheStore + 'static) -> Self {
-        Self::shared(Arc::new(store))
+        let stat_cache = (&store as &dyn Any)
+            .downcast_ref::<FilesystemStore>()
+            .map(|store| StatCache::in_folder(store.folder().join("trees")));
+        Self {
+            store: Arc::new(store),
+            stat_cache,
+        }
     }
 
     /// A cache over a store that others use too.
     #[must_use]
     pub fn shared(store: Arc<dyn CacheStore>) -> Self {
-        Self { store }
+        Self {
+            store,
+            stat_cache: None,
+        }
+    }
+
+    /// Sets where this machine remembers what its trees were, so that what was not touched since
+    /// is neither read nor written. It must be on a local disk, and may serve several caches.
+    #[must_use]
+    pub fn with_stat_cache(mut self, stat_cache: StatCache) -> Self {
+        self.stat_cache = Some(stat_cache);
+        self
+    }
+
+    /// Remembers nothing about trees: what is there is compared byte by byte.
+    #[must_use]
+    pub fn without_stat_cache(mut self) -> Self {
+        self.stat_cache = None;
+        self
+    }
+
+    /// Where trees are remembered.
+    #[cfg(feature = "chunked")]
+    pub(crate) fn stat_cache(&self) -> Option<&StatCache> {
+        self.stat_cache.as_ref()
     }
 
     /// The store.

@@ -27,6 +27,10 @@ pub enum CacheError {
         #[source]
         source: io::Error,
     },
+    /// Every try to save lost chunks to a collector.
+    #[cfg(feature = "chunked")]
+    #[error("chunks were collected again and again while they were saved; save again")]
+    Collected,
     /// No key was given.
     #[error("no cache key was given")]
     NoKey,
@@ -36,11 +40,16 @@ impl CacheError {
     /// Whether the same call may work a little later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Store(error) if error.is_retryable())
+        match self {
+            Self::Store(error) => error.is_retryable(),
+            #[cfg(feature = "chunked")]
+            Self::Collected => true,
+            _ => false,
+        }
     }
 
     /// Brings an archive's error back out of the store that handed it on.
-    pub(super) fn from_put(error: StoreError) -> Self {
+    pub(crate) fn from_put(error: StoreError) -> Self {
         match error {
             StoreError::Produce { key, source } => match source.downcast::<ArchiveError>() {
                 Ok(error) => Self::Archive(*error),

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Cache, CacheError, Saved};
 use crate::archive::{ArchiveError, index_digest_of};
+use crate::files::StagingFolder;
 use crate::key::{CacheKey, RenderedKey};
 use crate::store::{
     Codec, EntryFacts, EntryMetadata, GetOptions, NewEntry, Payload, PayloadBytes, PutOutcome,
@@ -69,6 +70,7 @@ impl Cache {
         Ok(match outcome {
             PutOutcome::Exists(existing) => Saved::Exists(existing),
             PutOutcome::Stored(metadata) => Saved::Stored(super::SaveReport {
+                stored_bytes: metadata.packed_size,
                 metadata,
                 content_bytes: 0,
                 skipped: Vec::new(),
@@ -78,7 +80,8 @@ impl Cache {
     }
 
     /// Copies an entry's payload to a file, checked against its digest. The file appears whole or
-    /// not at all, and replaces what was there. `None` when there is no such entry.
+    /// not at all, and replaces what was there. A chunked entry is made an ordinary archive, in the
+    /// default codec. `None` when there is no such entry.
     ///
     /// # Errors
     /// The entry is damaged, the file cannot be written, or the store failed.
@@ -92,6 +95,12 @@ impl Cache {
         let Some(entry) = self.store.get_opts(key, options).await? else {
             return Ok(None);
         };
+        #[cfg(feature = "chunked")]
+        if entry.metadata.codec == Codec::Chunked {
+            let metadata = entry.metadata.clone();
+            crate::chunked::export(self, entry, &path).await?;
+            return Ok(Some(metadata));
+        }
         run_blocking(move |_| {
             copy_out(&entry.payload, entry.metadata.digest, &path)?;
             Ok(Some(entry.metadata))
@@ -132,10 +141,9 @@ fn copy_out(payload: &Payload, wanted: Sha256Digest, path: &Path) -> Result<(), 
             source,
         }
     };
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".part-{}", std::process::id()));
-    let part = RemoveOnDrop(path.with_file_name(name));
-    let mut out = File::create_new(&part.0).map_err(fail("create"))?;
+    let folder = StagingFolder::beside_file(path).map_err(fail("create"))?;
+    let part = folder.path().join("archive");
+    let mut out = File::create_new(&part).map_err(fail("create"))?;
     let mut hasher = Sha256::new();
     let mut reader = payload.reader();
     let mut buffer = vec![0; 256 * 1024];
@@ -156,16 +164,7 @@ fn copy_out(payload: &Payload, wanted: Sha256Digest, path: &Path) -> Result<(), 
         }));
     }
     out.sync_all().map_err(fail("sync"))?;
-    std::fs::rename(&part.0, path).map_err(fail("write"))
-}
-
-struct RemoveOnDrop(PathBuf);
-
-impl Drop for RemoveOnDrop {
-    fn drop(&mut self) {
-        // Gone already when it was renamed.
-        let _ = std::fs::remove_file(&self.0);
-    }
+    std::fs::rename(&part, path).map_err(fail("write"))
 }
 
 #[derive(Debug)]

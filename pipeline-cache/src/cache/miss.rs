@@ -1,11 +1,15 @@
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+
+use pipeline_core::error_chain;
+use serde::{Serialize, Serializer};
 
 use super::CacheError;
 use crate::key::{CacheKey, KeyInput, RenderedKey};
 use crate::store::EntryMetadata;
 
-/// Why nothing was restored.
-#[derive(Debug)]
+/// Why nothing was restored. As JSON it says the same to machines.
+#[derive(Debug, Serialize)]
 #[non_exhaustive]
 pub struct Miss {
     /// The keys that were tried, in order.
@@ -17,7 +21,7 @@ pub struct Miss {
 }
 
 /// A key that found nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct MissedCandidate {
     /// The key.
@@ -26,18 +30,22 @@ pub struct MissedCandidate {
     pub matched: usize,
 }
 
-/// An entry that matched but was damaged, unsafe or too large.
-#[derive(Debug)]
+/// An entry that matched but was damaged, unsafe, or beyond what the reader takes.
+#[derive(Debug, Serialize)]
 #[non_exhaustive]
 pub struct Rejected {
     /// The entry's key.
     pub key: CacheKey,
-    /// What is wrong with it.
+    /// What is wrong with it; as JSON `why`, with all causes.
+    #[serde(rename = "why", serialize_with = "chain")]
     pub error: CacheError,
+    /// Whether it was taken out of use, so that the next save replaces it. What only this reader's
+    /// limits or set-id choice refuse stays for others.
+    pub quarantined: bool,
 }
 
 /// The stored entry nearest to what was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct NearestEntry {
     /// Its description.
@@ -47,7 +55,7 @@ pub struct NearestEntry {
 }
 
 /// A key input that differs between what is asked for and what is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct InputChange {
     /// The input, for example `checksum "requirements.txt"`.
@@ -56,6 +64,10 @@ pub struct InputChange {
     pub stored: Option<String>,
     /// Value in the key asked for; `None` when that has no such input.
     pub wanted: Option<String>,
+}
+
+fn chain<S: Serializer>(error: &CacheError, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&error_chain(error))
 }
 
 impl fmt::Display for InputChange {
@@ -101,7 +113,7 @@ impl fmt::Display for Miss {
 
 /// The entry that shares most with a wanted key: the same template first and of those the one
 /// with the fewest changed inputs; else the one whose key starts alike. Newest between equals.
-pub(super) fn nearest(wanted: &RenderedKey, entries: Vec<EntryMetadata>) -> Option<NearestEntry> {
+pub(crate) fn nearest(wanted: &RenderedKey, entries: Vec<EntryMetadata>) -> Option<NearestEntry> {
     let shared = |entry: &EntryMetadata| {
         entry
             .key
@@ -134,24 +146,23 @@ pub(super) fn nearest(wanted: &RenderedKey, entries: Vec<EntryMetadata>) -> Opti
 }
 
 fn changes(stored: &[KeyInput], wanted: &[KeyInput]) -> Vec<InputChange> {
-    let value = |inputs: &[KeyInput], name: &str| {
-        inputs
-            .iter()
-            .find(|input| input.name == name)
-            .map(|input| input.value.clone())
+    let by_name = |inputs: &[KeyInput]| -> HashMap<String, String> {
+        // The first of one name counts.
+        let all = inputs.iter().rev();
+        all.map(|input| (input.name.clone(), input.value.clone()))
+            .collect()
     };
-    let mut names: Vec<&str> = Vec::new();
-    for input in wanted.iter().chain(stored) {
-        if !names.contains(&input.name.as_str()) {
-            names.push(&input.name);
-        }
-    }
-    names
-        .into_iter()
+    let (in_stored, in_wanted) = (by_name(stored), by_name(wanted));
+    let mut seen = HashSet::new();
+    wanted
+        .iter()
+        .chain(stored)
+        .map(|input| input.name.as_str())
+        .filter(|name| seen.insert(*name))
         .map(|name| InputChange {
             input: name.to_owned(),
-            stored: value(stored, name),
-            wanted: value(wanted, name),
+            stored: in_stored.get(name).cloned(),
+            wanted: in_wanted.get(name).cloned(),
         })
         .filter(|change| change.stored != change.wanted)
         .collect()

@@ -15,6 +15,8 @@ mod save;
 pub use cache::Cache;
 pub use cache_error::CacheError;
 pub use import::detect_codec;
+pub(crate) use miss::nearest;
+
 pub use lookup::{Match, MatchPolicy};
 pub use miss::{InputChange, Miss, MissedCandidate, NearestEntry, Rejected};
 pub use restore::{RestoreOptions, Restored, RestoredEntry};

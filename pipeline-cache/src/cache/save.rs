@@ -5,17 +5,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{Cache, CacheError};
-use crate::archive::{ArchiveError, DeclaredPaths, PackOptions, PackSummary, pack};
+use crate::archive::{
+    ArchiveError, DeclaredPaths, PackOptions, PackSummary, Skipped, pack_recorded, tree_identity,
+};
 use crate::key::RenderedKey;
 use crate::store::{
-    EntryMetadata, IfExists, NewEntry, Producer, PutOptions, PutOutcome, produce_with,
+    EntryMetadata, IfExists, NewEntry, Producer, PutOptions, PutOutcome, produce_with, run_blocking,
 };
 
 /// Looks at what is about to be stored and may refuse it.
 #[derive(Clone)]
-pub struct Validator(Arc<ValidatorFn>);
+pub struct Validator(pub(crate) Arc<ValidatorFn>);
 
-type ValidatorFn =
+pub(crate) type ValidatorFn =
     dyn Fn(&PackSummary) -> Result<(), Box<dyn Error + Send + Sync>> + Send + Sync + 'static;
 
 impl Validator {
@@ -114,8 +116,10 @@ pub struct SaveReport {
     pub metadata: EntryMetadata,
     /// Bytes of file content, hard links counted once.
     pub content_bytes: u64,
-    /// Sockets, FIFOs and devices that were left out.
-    pub skipped: Vec<String>,
+    /// Bytes that were written to the store: the payload, and chunks that were new.
+    pub stored_bytes: u64,
+    /// What was left out: sockets, FIFOs and devices, and what may not be read if that was asked for.
+    pub skipped: Vec<Skipped>,
     /// Time for everything.
     pub time: Duration,
 }
@@ -143,6 +147,10 @@ impl Cache {
         {
             return Ok(Saved::Exists(existing));
         }
+        #[cfg(feature = "chunked")]
+        if options.pack.codec == crate::store::Codec::Chunked {
+            return crate::chunked::save(self, key, paths, options).await;
+        }
         let created = options.created.unwrap_or_else(SystemTime::now);
         let entry = NewEntry::new(key, created)
             .with_paths(paths.as_slice().iter().map(|path| path.as_str()))
@@ -151,12 +159,12 @@ impl Cache {
         let report = Arc::clone(&summary);
         let (pack_options, validator) = (options.pack, options.validator);
         let payload = produce_with(move |out| {
-            let packed = pack(&paths, &pack_options, out)?;
+            let (packed, tree) = pack_recorded(&paths, &pack_options, out)?;
             if let Some(Validator(check)) = validator {
                 check(&packed).map_err(ArchiveError::Validator)?;
             }
             let facts = packed.facts.clone();
-            *report.lock().unwrap_or_else(PoisonError::into_inner) = Some(packed);
+            *report.lock().unwrap_or_else(PoisonError::into_inner) = Some((packed, tree));
             Ok(facts)
         });
         let put = PutOptions::default().with_if_exists(options.if_exists);
@@ -171,12 +179,29 @@ impl Cache {
             .take();
         Ok(match outcome {
             PutOutcome::Exists(existing) => Saved::Exists(existing),
-            PutOutcome::Stored(metadata) => Saved::Stored(SaveReport {
-                metadata,
-                content_bytes: packed.as_ref().map_or(0, |packed| packed.content_bytes),
-                skipped: packed.map_or_else(Vec::new, |packed| packed.skipped),
-                time: started.elapsed(),
-            }),
+            PutOutcome::Stored(metadata) => {
+                let (content_bytes, skipped) = match packed {
+                    None => (0, Vec::new()),
+                    Some((packed, tree)) => {
+                        if let Some(cache) = self.stat_cache.clone() {
+                            let entry = tree_identity(&metadata);
+                            run_blocking::<_, CacheError, _>(move |_| {
+                                tree.record(&cache, entry);
+                                Ok(())
+                            })
+                            .await?;
+                        }
+                        (packed.content_bytes, packed.skipped)
+                    }
+                };
+                Saved::Stored(SaveReport {
+                    stored_bytes: metadata.packed_size,
+                    metadata,
+                    content_bytes,
+                    skipped,
+                    time: started.elapsed(),
+                })
+            }
         })
     }
 }

@@ -30,7 +30,7 @@ pub struct KeyContext {
     pub revision: Option<String>,
     /// `{{ .CheckoutKey }}`.
     pub checkout_key: Option<String>,
-    /// `{{ .Environment.NAME }}`.
+    /// `{{ .Environment.NAME }}`; one that is not here renders as `<no value>`.
     pub environment: BTreeMap<String, String>,
     /// `{{ epoch }}`: seconds since 1970.
     pub epoch: Option<u64>,

@@ -8,6 +8,7 @@ mod cache_key;
 mod checksum;
 mod context;
 mod host_arch;
+mod key_error;
 mod parser;
 mod template;
 
@@ -15,5 +16,6 @@ pub use cache_key::{CacheKey, InvalidKey, MAX_KEY_CHARS};
 pub use checksum::{checksum_bytes, checksum_reader};
 pub use context::KeyContext;
 pub use host_arch::HostArch;
+pub use key_error::{KeyError, KeyErrorKind};
 pub use parser::TemplateError;
-pub use template::{KeyError, KeyInput, KeyTemplate, RenderedKey};
+pub use template::{KeyInput, KeyTemplate, RenderedKey};

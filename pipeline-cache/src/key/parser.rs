@@ -88,22 +88,33 @@ pub(crate) fn parse(template: &str) -> Result<Vec<Node>, TemplateError> {
     };
     let mut nodes = Vec::new();
     let mut text = String::new();
+    // Where the text behind the last comment begins: trimming ends there.
+    let mut piece = 0;
     while let Some(character) = parser.peek() {
         if !parser.starts_with("{{") {
             text.push(character);
             parser.at += 1;
             continue;
         }
-        if !text.is_empty() {
-            nodes.push(Node::Text(std::mem::take(&mut text)));
+        if parser.trims_before() {
+            text.truncate(text[piece..].trim_end_matches(SPACE).len() + piece);
         }
-        nodes.push(Node::Action(parser.action()?));
+        if let Some(action) = parser.action()? {
+            if !text.is_empty() {
+                nodes.push(Node::Text(std::mem::take(&mut text)));
+            }
+            nodes.push(Node::Action(action));
+        }
+        piece = text.len();
     }
     if !text.is_empty() {
         nodes.push(Node::Text(text));
     }
     Ok(nodes)
 }
+
+/// What Go trims.
+const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
 
 struct Parser<'a> {
     chars: &'a [char],
@@ -134,16 +145,57 @@ impl Parser<'_> {
         }
     }
 
-    fn action(&mut self) -> Result<Action, TemplateError> {
+    fn is_space(&self, at: usize) -> bool {
+        self.chars.get(at).is_some_and(|c| SPACE.contains(c))
+    }
+
+    /// Whether an action starts with `{{- `, which takes the spaces before it away.
+    fn trims_before(&self) -> bool {
+        self.starts_with("{{-") && self.is_space(self.at + 3)
+    }
+
+    /// Passes over `}}`, or ` -}}` and the spaces after it.
+    fn close(&mut self) -> bool {
+        let trims = self.starts_with("-}}") && self.at > 0 && self.is_space(self.at - 1);
+        if !trims && !self.starts_with("}}") {
+            return false;
+        }
+        self.at += if trims { 3 } else { 2 };
+        while trims && self.is_space(self.at) {
+            self.at += 1;
+        }
+        true
+    }
+
+    /// `/* … */`, which must be all there is between the braces.
+    fn comment(&mut self) -> Result<(), TemplateError> {
         let open = self.at;
+        while !self.starts_with("*/") {
+            if self.peek().is_none() {
+                return Err(self.error(open, "the comment is never closed by */"));
+            }
+            self.at += 1;
+        }
         self.at += 2;
-        if self.starts_with("-")
-            && self
-                .chars
-                .get(self.at + 1)
-                .is_some_and(|c| c.is_whitespace())
-        {
-            return Err(self.error(self.at, "trim markers ({{- -}}) are not supported"));
+        if self.is_space(self.at) {
+            // Only before a trim marker.
+            self.at += 1;
+            if !self.starts_with("-}}") {
+                return Err(self.error(self.at, "a comment ends with */}} or */ -}}"));
+            }
+        }
+        if self.close() {
+            return Ok(());
+        }
+        Err(self.error(self.at, "a comment ends with */}} or */ -}}"))
+    }
+
+    /// What is between two braces; `None` for a comment.
+    fn action(&mut self) -> Result<Option<Action>, TemplateError> {
+        let open = self.at;
+        self.at += if self.trims_before() { 4 } else { 2 };
+        if self.starts_with("/*") {
+            return self.comment().map(|()| None);
         }
         self.skip_spaces();
         let start = self.at;
@@ -180,9 +232,8 @@ impl Parser<'_> {
             },
         };
         self.skip_spaces();
-        if self.starts_with("}}") {
-            self.at += 2;
-            return Ok(action);
+        if self.close() {
+            return Ok(Some(action));
         }
         Err(match self.peek() {
             None => self.error(open, "{{ is never closed by }}"),
@@ -246,24 +297,60 @@ impl Parser<'_> {
                 '"' => return Ok(text),
                 '\n' => return Err(self.error(open, "the quote is never closed on its line")),
                 '\\' => {
-                    let escaped = self.peek();
-                    self.at += 1;
-                    text.push(match escaped {
-                        Some(c @ ('"' | '\\')) => c,
-                        Some('n') => '\n',
-                        Some('t') => '\t',
-                        Some('r') => '\r',
-                        _ => {
-                            return Err(self.error(
-                                self.at - 2,
-                                "unknown escape; \\\\, \\\", \\n, \\r and \\t are known",
-                            ));
-                        }
-                    });
+                    text.push(self.escape()?);
                 }
                 other => text.push(other),
             }
         }
+    }
+
+    /// What stands behind a backslash, as in Go.
+    fn escape(&mut self) -> Result<char, TemplateError> {
+        let start = self.at - 1;
+        let unknown = || {
+            self.error(
+                start,
+                "unknown escape; \\\\, \\\", \\a, \\b, \\f, \\n, \\r, \\t, \\v, \\x41, \\u0041, \\U00000041 and \\101 \
+                 are known, up to \\x7f and \\177",
+            )
+        };
+        let letter = self.peek().ok_or_else(unknown)?;
+        let (skip, digits, radix) = match letter {
+            'x' => (1, 2, 16),
+            'u' => (1, 4, 16),
+            'U' => (1, 8, 16),
+            '0'..='7' => (0, 3, 8),
+            _ => {
+                let character = match letter {
+                    '"' | '\\' => letter,
+                    'a' => '\x07',
+                    'b' => '\x08',
+                    'f' => '\x0c',
+                    'n' => '\n',
+                    'r' => '\r',
+                    't' => '\t',
+                    'v' => '\x0b',
+                    _ => return Err(unknown()),
+                };
+                self.at += 1;
+                return Ok(character);
+            }
+        };
+        let from = self.at + skip;
+        let number = self.chars.get(from..from + digits).and_then(|digits| {
+            let each = digits.iter().map(|digit| digit.to_digit(radix));
+            each.into_iter().try_fold(0_u32, |number, digit| {
+                number.checked_mul(radix)?.checked_add(digit?)
+            })
+        });
+        // These two stand for a byte, and half a character is no text.
+        let is_byte = matches!(letter, 'x' | '0'..='7');
+        let character = number
+            .filter(|&number| !is_byte || number < 0x80)
+            .and_then(char::from_u32)
+            .ok_or_else(unknown)?;
+        self.at = from + digits;
+        Ok(character)
     }
 
     fn raw(&mut self) -> Result<String, TemplateError> {
@@ -308,13 +395,45 @@ mod tests {
             ("deps-{{ .Branch | upper }}", 17, "unexpected '|'"),
             ("{{ .Environment.A-B }}", 4, "environment variable"),
             ("{{ checksum \"a\\q\" }}", 15, "unknown escape"),
-            ("é{{- .Branch }}", 4, "trim markers"),
+            ("é{{-.Branch }}", 4, "unknown function -.Branch"),
+            ("{{ .Branch-}}", 4, "unknown function .Branch-"),
+            ("{{/* a */ }}", 11, "ends with"),
+            ("{{/* a }}", 3, "never closed"),
+            ("{{ /* a */}}", 4, "unknown function /*"),
+            ("{{ checksum \"\\xff\" }}", 14, "unknown escape"),
+            ("{{ checksum \"\\u12\" }}", 14, "unknown escape"),
             ("{{ tool \"a\" \"b\" }}", 4, "one name"),
             ("{{ checksum \"\" }}", 4, "empty"),
         ] {
             let (at, problem) = place(template);
             assert_eq!(at, position, "{template}: {problem}");
             assert!(problem.contains(word), "{template}: {problem}");
+        }
+    }
+
+    #[test]
+    fn trim_markers_comments_and_escapes_are_those_of_go() {
+        let text = |text: &str| Node::Text(text.to_owned());
+        let checksum = |name: &str| Node::Action(Action::Checksum(vec![name.to_owned()]));
+        for (template, wanted) in [
+            (
+                "a \n {{- .Branch -}} \t b",
+                vec![text("a"), Node::Action(Action::Branch), text("b")],
+            ),
+            (
+                "a {{ .Branch -}} b",
+                vec![text("a "), Node::Action(Action::Branch), text("b")],
+            ),
+            ("  {{- epoch }}", vec![Node::Action(Action::Epoch)]),
+            ("a{{/* why */}}b", vec![text("ab")]),
+            ("a {{/* why */}}{{- /* why */}} b", vec![text("a  b")]),
+            ("a {{- /* why }} */ -}} b", vec![text("ab")]),
+            (
+                r#"{{ checksum "\x41\u00e9\U0001F600\101\a" }}"#,
+                vec![checksum("Aé😀A\x07")],
+            ),
+        ] {
+            assert_eq!(parse(template).unwrap(), wanted, "{template}");
         }
     }
 

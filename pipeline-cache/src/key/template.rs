@@ -1,15 +1,19 @@
-use std::fmt;
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use thiserror::Error;
 
 use super::parser::{self, Action, Node};
-use super::{CacheKey, InvalidKey, KeyContext, TemplateError, checksum};
+use super::{CacheKey, KeyContext, KeyError, TemplateError, checksum};
+use crate::files::{FileSet, FileSetError, Kind, is_glob, open_file};
+
+/// What Go's templates print for a variable that is not there.
+const NO_VALUE: &str = "<no value>";
 
 /// A parsed key template, in the language of `CircleCI`'s cache keys.
 ///
@@ -19,16 +23,18 @@ use super::{CacheKey, InvalidKey, KeyContext, TemplateError, checksum};
 /// | `{{ .BuildNum }}` | build number |
 /// | `{{ .Revision }}` | commit |
 /// | `{{ .CheckoutKey }}` | checkout key |
-/// | `{{ .Environment.NAME }}` | a variable given in the context |
+/// | `{{ .Environment.NAME }}` | a variable given in the context; `<no value>` when it is not set |
 /// | `{{ checksum "FILE" }}` | base64 of the file's SHA-256, `/` written as `_` |
 /// | `{{ epoch }}` | seconds since 1970 |
 /// | `{{ arch }}` | `os-arch-family_model`, changes with the CPU model |
 ///
 /// Beyond `CircleCI`: `{{ checksum "A" "B" }}` is one checksum over several files (their names
-/// count, their order does not), `{{ platform }}` is `os-arch` without the CPU model, and
+/// count, their order does not); a name with `*`, `?` or `[` that is no file itself stands for the
+/// files it matches, `**` for any folders (see [`FileSet`](crate::files::FileSet)); `{{ platform }}` is `os-arch` without the CPU model, and
 /// `{{ tool "NAME" }}` is a tool's version from the context.
 ///
-/// Go's pipelines, conditions and trim markers are refused when parsing, with the place.
+/// Go's trim markers and comments are known; its pipelines and conditions are refused when parsing,
+/// with the place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyTemplate {
     nodes: Vec<Node>,
@@ -52,54 +58,13 @@ pub struct RenderedKey {
     inputs: Vec<KeyInput>,
 }
 
-/// Why a template could not be rendered.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum KeyError {
-    /// The template itself is wrong.
-    #[error(transparent)]
-    Template(#[from] TemplateError),
-    /// A file of `checksum` is not there.
-    #[error(
-        "checksum input {path:?} does not exist (looked for {located:?}); \
-         without it there is no key, and nothing is cached"
-    )]
-    ChecksumMissing {
-        /// As written in the template.
-        path: String,
-        /// Where it was looked for.
-        located: PathBuf,
-    },
-    /// A file of `checksum` cannot be read.
-    #[error("cannot read checksum input {path:?}")]
-    ChecksumUnreadable {
-        /// As written in the template.
-        path: String,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// A path starts with `~`, and the context knows no home folder.
-    #[error("checksum input {path:?} starts with ~, but no home folder was given")]
-    NoHome {
-        /// As written in the template.
-        path: String,
-    },
-    /// The context does not hold a fact that the template asks for.
-    #[error("the key asks for {{{{ {action} }}}}, which was not given")]
-    MissingFact {
-        /// The action, for example `.Environment.STAGE`.
-        action: String,
-    },
-    /// The rendered text is not a key.
-    #[error("template {template:?} gives no usable key")]
-    InvalidKey {
-        /// The template.
-        template: String,
-        /// What is wrong with the text.
-        #[source]
-        source: InvalidKey,
-    },
+impl KeyInput {
+    pub(crate) fn new(name: &str, value: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        }
+    }
 }
 
 impl KeyTemplate {
@@ -169,20 +134,27 @@ fn value(action: &Action, context: &KeyContext) -> Result<String, KeyError> {
         Action::BuildNum => context.build_num.ok_or_else(missing)?.to_string(),
         Action::Revision => context.revision.clone().ok_or_else(missing)?,
         Action::CheckoutKey => context.checkout_key.clone().ok_or_else(missing)?,
-        Action::Environment(name) => context.environment.get(name).cloned().ok_or_else(missing)?,
+        Action::Environment(name) => match context.environment.get(name) {
+            Some(value) => value.clone(),
+            None => NO_VALUE.to_owned(),
+        },
         Action::Epoch => context.epoch.ok_or_else(missing)?.to_string(),
         Action::Arch => context.host.as_ref().ok_or_else(missing)?.to_string(),
         Action::Platform => context.host.as_ref().ok_or_else(missing)?.platform(),
         Action::Tool(name) => context.tools.get(name).cloned().ok_or_else(missing)?,
         Action::Checksum(files) => match files.as_slice() {
-            [file] => file_checksum(file, context)?,
+            [file] if !stands_for_others(file, context) => file_checksum(file, context)?,
             several => {
-                let mut names: Vec<&String> = several.iter().collect();
-                names.sort_unstable();
-                names.dedup();
+                let mut files = BTreeMap::new();
+                for name in several {
+                    if stands_for_others(name, context) {
+                        files.extend(matching_checksums(name, context)?);
+                    } else {
+                        files.insert(name.clone(), file_checksum(name, context)?);
+                    }
+                }
                 let mut hasher = Sha256::new();
-                for name in names {
-                    let checksum = file_checksum(name, context)?;
+                for (name, checksum) in files {
                     hasher.update((name.len() as u64).to_be_bytes());
                     hasher.update(name.as_bytes());
                     hasher.update(checksum.as_bytes());
@@ -191,6 +163,74 @@ fn value(action: &Action, context: &KeyContext) -> Result<String, KeyError> {
             }
         },
     })
+}
+
+/// Whether a name is a pattern. One that is a file as it stands is that file, as for `CircleCI`.
+fn stands_for_others(name: &str, context: &KeyContext) -> bool {
+    is_glob(name) && !context.locate(name).is_some_and(|path| path.is_file())
+}
+
+/// Names and checksums of the files that a pattern matches.
+fn matching_checksums(
+    pattern: &str,
+    context: &KeyContext,
+) -> Result<Vec<(String, String)>, KeyError> {
+    let unreadable = |source: io::Error| KeyError::ChecksumUnreadable {
+        path: pattern.to_owned(),
+        source,
+    };
+    // The folder in front of the first name that is a pattern.
+    let glob_at = pattern.find(['*', '?', '[']).unwrap_or(pattern.len());
+    let (folder, below) = match pattern[..glob_at].rfind('/') {
+        Some(slash) => pattern.split_at(slash + 1),
+        None => ("", pattern),
+    };
+    let root = context
+        .locate(if folder.is_empty() { "." } else { folder })
+        .ok_or_else(|| KeyError::NoHome {
+            path: pattern.to_owned(),
+        })?;
+    let missing = || KeyError::ChecksumMissing {
+        path: pattern.to_owned(),
+        located: root.join(below),
+    };
+    let files = FileSet::new([below]).map_err(|source| KeyError::ChecksumPattern {
+        path: pattern.to_owned(),
+        source,
+    })?;
+    let listing = match files.list(&root) {
+        Ok(listing) => listing,
+        Err(FileSetError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Err(missing());
+        }
+        Err(FileSetError::Read { source, .. }) => return Err(unreadable(source)),
+        Err(source) => {
+            return Err(KeyError::ChecksumPattern {
+                path: pattern.to_owned(),
+                source,
+            });
+        }
+    };
+    let mut checksums = Vec::new();
+    for found in listing.found {
+        let path = root.join(&found.path);
+        let checksum = match found.kind {
+            Kind::Folder => continue,
+            Kind::Link(target) if !path.is_file() => {
+                checksum::checksum_bytes(target.as_os_str().as_bytes())
+            }
+            Kind::File | Kind::Link(_) => read_checksum(&path).map_err(unreadable)?,
+        };
+        let name = match found.path.to_str() {
+            Some(name) => name.to_owned(),
+            None => found.path.as_os_str().as_bytes().escape_ascii().to_string(),
+        };
+        checksums.push((format!("{folder}{name}"), checksum));
+    }
+    if checksums.is_empty() {
+        return Err(missing());
+    }
+    Ok(checksums)
 }
 
 fn file_checksum(path: &str, context: &KeyContext) -> Result<String, KeyError> {
@@ -210,16 +250,33 @@ fn file_checksum(path: &str, context: &KeyContext) -> Result<String, KeyError> {
 }
 
 fn read_checksum(path: &Path) -> io::Result<String> {
-    checksum::checksum_reader(&mut File::open(path)?)
+    checksum::checksum_reader(&mut open_file(path)?)
 }
 
 /// The template in its canonical spelling; parsing it gives the same template.
 impl fmt::Display for KeyTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.nodes.iter().try_for_each(|node| match node {
-            Node::Text(text) => f.write_str(text),
-            Node::Action(action) => write!(f, "{{{{ {action} }}}}"),
-        })
+        // A brace of the text must not become one of an action.
+        let mut after_brace = false;
+        for node in &self.nodes {
+            match node {
+                Node::Text(text) => {
+                    for character in text.chars() {
+                        if after_brace && character == '{' {
+                            f.write_str(" {{- /**/}}")?;
+                        }
+                        f.write_char(character)?;
+                        after_brace = character == '{';
+                    }
+                }
+                Node::Action(action) => {
+                    let open = if after_brace { " {{-" } else { "{{" };
+                    write!(f, "{open} {action} }}}}")?;
+                    after_brace = false;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -242,6 +299,15 @@ impl RenderedKey {
         }
     }
 
+    /// A key that was made otherwise, with what it is explained by.
+    pub(crate) fn from_parts(key: CacheKey, template: String, inputs: Vec<KeyInput>) -> Self {
+        Self {
+            key,
+            template,
+            inputs,
+        }
+    }
+
     /// The key.
     #[must_use]
     pub fn key(&self) -> &CacheKey {
@@ -252,6 +318,15 @@ impl RenderedKey {
     #[must_use]
     pub fn template(&self) -> &str {
         &self.template
+    }
+
+    /// Variables of the template that were not given, and stand in the key as `<no value>`: most
+    /// often a mistake, but no error for `CircleCI`.
+    pub fn unset_variables(&self) -> impl Iterator<Item = &str> {
+        self.inputs
+            .iter()
+            .filter(|input| input.value == NO_VALUE)
+            .filter_map(|input| input.name.strip_prefix(".Environment."))
     }
 
     /// The values that went in, in the order of the template.
@@ -341,12 +416,42 @@ mod tests {
             Err(KeyError::ChecksumUnreadable { .. })
         ));
         assert!(matches!(
-            render("{{ .Environment.X }}", &context),
-            Err(KeyError::MissingFact { action }) if action == ".Environment.X"
+            render("{{ .Revision }}", &context),
+            Err(KeyError::MissingFact { action }) if action == ".Revision"
         ));
         assert!(matches!(
             render("{{ .Branch }}", &context),
             Err(KeyError::InvalidKey { .. })
+        ));
+    }
+
+    #[test]
+    fn braces_of_the_text_stay_apart_from_actions() {
+        for (template, wanted) in [
+            ("{ {{- .Branch }}", "{ {{- .Branch }}"),
+            (
+                "{ {{- /* why */}}{ {{- .Branch}}{",
+                "{ {{- /**/}}{ {{- .Branch }}{",
+            ),
+            ("a{b}} {{- .Branch -}} {", "a{b}}{{ .Branch }}{"),
+        ] {
+            let parsed = KeyTemplate::parse(template).unwrap();
+            assert_eq!(parsed.to_string(), wanted);
+            assert_eq!(KeyTemplate::parse(wanted).unwrap(), parsed);
+        }
+    }
+
+    /// Opening one waits for a writer, which no cancellation ends.
+    #[test]
+    fn a_pipe_is_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let context = KeyContext::new(dir.path());
+        assert!(matches!(
+            render("{{ checksum \"pipe\" }}", &context),
+            Err(KeyError::ChecksumUnreadable { .. })
         ));
     }
 
@@ -366,6 +471,58 @@ mod tests {
         assert_ne!(
             both,
             render("{{ checksum \"a\" \"b\" }}", &context).unwrap()
+        );
+    }
+
+    #[test]
+    fn an_unset_variable_is_what_go_prints_and_is_named() {
+        let template = KeyTemplate::parse("a-{{ .Environment.X }}-{{ .Environment.Y }}").unwrap();
+        let context = KeyContext::new("/").with_environment("Y", "y");
+        let rendered = template.render(&context).unwrap();
+        assert_eq!(rendered.key().as_str(), "a-<no value>-y");
+        assert_eq!(rendered.unset_variables().collect::<Vec<_>>(), ["X"]);
+    }
+
+    #[test]
+    fn a_pattern_counts_the_names_and_contents_of_what_it_matches() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("requirements/base.txt", "1");
+        write("requirements/dev.txt", "2");
+        write("other.md", "3");
+        let context = KeyContext::new(dir.path()).with_home_dir(dir.path());
+        let glob = |pattern: &str| render(&format!("{{{{ checksum \"{pattern}\" }}}}"), &context);
+        let all = glob("**/*.txt").unwrap();
+        // The same as naming the files, from wherever the pattern starts.
+        let named = r#"{{ checksum "requirements/dev.txt" "requirements/base.txt" }}"#;
+        assert_eq!(all, render(named, &context).unwrap());
+        assert_eq!(all, glob("requirements/*.txt").unwrap());
+        assert_ne!(all, glob("requirements/b*.txt").unwrap());
+        assert!(glob("~/requirements/*.txt").is_ok());
+        assert!(glob(&format!("{}/requirements/*.txt", dir.path().display())).is_ok());
+        write("other.md", "4");
+        assert_eq!(all, glob("**/*.txt").unwrap());
+        write("requirements/dev.txt", "5");
+        assert_ne!(all, glob("**/*.txt").unwrap());
+        for (pattern, names) in [("*.lock", "*.lock"), ("no/*", "no/*")] {
+            assert!(matches!(
+                glob(pattern),
+                Err(KeyError::ChecksumMissing { path, .. }) if path == names
+            ));
+        }
+        assert!(matches!(
+            glob("a[/x"),
+            Err(KeyError::ChecksumPattern { .. })
+        ));
+        // A file whose name looks like a pattern is that file.
+        write("odd[1].txt", "Django==3.0\n");
+        assert_eq!(
+            glob("odd[1].txt").unwrap(),
+            "6awjwApanElCwa5jf4CocJKVBaOv+vP4p18ktzTz_dQ="
         );
     }
 

@@ -1,0 +1,177 @@
+//! Restores a chunked entry: looks at what is there, opens what is needed, unpacks.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::manifest::{Manifest, raw_limit, read_manifest};
+use super::restore_plan::Plan;
+use super::segment::damaged;
+use super::segments::{self, OpenSegment};
+use super::unpacking::Placed;
+use crate::archive::existing::{Existing, ExistingFiles};
+use crate::archive::staging::sweep_beside;
+use crate::archive::stat_cache::{StatCache, file_clock};
+use crate::archive::{ArchiveError, DeclaredPaths, UnpackOptions, UnpackSummary};
+use crate::cache::{Cache, CacheError};
+use crate::store::{EntryMetadata, Payload, RecordUse, StoreError, StoredEntry, run_blocking};
+
+pub(crate) async fn restore(
+    cache: &Cache,
+    entry: StoredEntry,
+    options: &UnpackOptions,
+) -> Result<UnpackSummary, CacheError> {
+    let started = Instant::now();
+    let (look, stat_cache) = (options.clone(), cache.stat_cache().cloned());
+    let clock = file_clock();
+    let looked: Looked = run_blocking(move |_| {
+        look_at(&entry, &look, stat_cache.as_ref()).map_err(CacheError::Archive)
+    })
+    .await?;
+    let (mut plan, mut existing) = match looked {
+        Looked::Whole { entries, kept } => {
+            return Ok(UnpackSummary {
+                entries,
+                kept,
+                unpack_time: started.elapsed(),
+                ..UnpackSummary::default()
+            });
+        }
+        Looked::Plan(plan, existing) => (plan, existing),
+    };
+    loop {
+        let open = open_segments(cache, &plan).await?;
+        let (store, limits) = (&**cache.store(), &options.limits);
+        if let Some(limit) = plan.manifest.beyond_ratio(store, &open, limits).await? {
+            let what = "bytes";
+            return Err(ArchiveError::TooLarge { what, limit }.into());
+        }
+        let held: Vec<(EntryMetadata, Payload)> = open
+            .iter()
+            .flatten()
+            .map(|segment| (segment.metadata.clone(), segment.payload.clone()))
+            .collect();
+        let (unpack, there, how) = (Arc::clone(&plan), existing.clone(), options.clone());
+        let done: Result<Placed, CacheError> = run_blocking(move |abandoned| {
+            let cancelled = || abandoned.is_set();
+            unpack
+                .unpack(&open, there.as_deref(), &how, &cancelled)
+                .map_err(|error| match error {
+                    ArchiveError::Cancelled => CacheError::Store(StoreError::Cancelled),
+                    other => CacheError::Archive(other),
+                })
+        })
+        .await;
+        match done {
+            Ok(mut placed) => {
+                // It is listed anew, and two large trees take twice the memory.
+                drop(existing);
+                let (summary, stat_cache) = (&mut placed.summary, cache.stat_cache().cloned());
+                summary.unpack_time = started.elapsed().saturating_sub(summary.place_time);
+                if let Some(stat_cache) = stat_cache {
+                    let how = options.clone();
+                    return run_blocking(move |_| {
+                        let recording = Instant::now();
+                        plan.record(&placed, &how, &stat_cache, clock);
+                        placed.summary.place_time += recording.elapsed();
+                        Ok(placed.summary)
+                    })
+                    .await;
+                }
+                return Ok(placed.summary);
+            }
+            // Somebody writes into the old tree, or it cannot be linked to: do without it.
+            Err(CacheError::Archive(ArchiveError::Changed { .. })) if existing.is_some() => {
+                existing = None;
+                plan = Arc::new(plan.without_existing());
+            }
+            Err(error) => {
+                if let CacheError::Archive(error) = &error
+                    && error.is_for_nobody()
+                {
+                    segments::retire(&**cache.store(), held).await;
+                }
+                return Err(error);
+            }
+        }
+    }
+}
+
+enum Looked {
+    Whole { entries: u64, kept: u64 },
+    Plan(Arc<Plan>, Option<Arc<Existing>>),
+}
+
+fn look_at(
+    entry: &StoredEntry,
+    options: &UnpackOptions,
+    stat_cache: Option<&StatCache>,
+) -> Result<Looked, ArchiveError> {
+    let metadata = entry.metadata.clone();
+    let paths = DeclaredPaths::new(&metadata.paths)?;
+    let existing = match options.existing {
+        ExistingFiles::Reuse => Some(Existing::look(
+            &paths,
+            options.into.as_deref(),
+            &options.working_folder,
+            options.workers,
+            stat_cache,
+        )),
+        ExistingFiles::Replace => None,
+    }
+    .filter(|existing| !existing.is_empty());
+    if let Some((entries, kept)) = existing
+        .as_ref()
+        .and_then(|existing| existing.is_whole(metadata.digest))
+    {
+        sweep_beside(&paths, options.into.as_deref(), &options.working_folder);
+        return Ok(Looked::Whole { entries, kept });
+    }
+    let bytes = read_manifest(entry)?;
+    let manifest = Manifest::decode(&bytes, raw_limit(bytes.len() as u64))?;
+    let plan = Plan::new(
+        manifest,
+        metadata,
+        paths,
+        &options.limits,
+        existing.as_ref(),
+    )?;
+    Ok(Looked::Plan(Arc::new(plan), existing.map(Arc::new)))
+}
+
+/// Opens the segments that are needed; `None` for those that are not. Those that are written from
+/// for the most part are fetched whole.
+async fn open_segments(
+    cache: &Cache,
+    plan: &Arc<Plan>,
+) -> Result<Vec<Option<OpenSegment>>, CacheError> {
+    let needed = plan.needed_segments();
+    let opening = plan
+        .manifest
+        .segments
+        .iter()
+        .zip(needed)
+        .map(|(segment, needed)| {
+            let (store, segment) = (Arc::clone(cache.store()), *segment);
+            async move {
+                if !needed {
+                    return Ok(None);
+                }
+                let found = segments::open(&*store, segment.id, RecordUse::Yes).await?;
+                let found = found.ok_or_else(|| damaged("a segment of its chunks is gone"))?;
+                if found.index.digest != segment.index {
+                    return Err(damaged("a segment of its chunks is not the one stored").into());
+                }
+                Ok(Some(found))
+            }
+        });
+    let mut open = segments::at_once(opening.collect::<Vec<_>>()).await?;
+    let needed = plan.written_bytes(&open);
+    for (segment, needed) in open.iter_mut().zip(needed) {
+        if let Some(segment) = segment
+            && needed >= segment.payload.len() / 2
+        {
+            segment.fetch(&**cache.store()).await?;
+        }
+    }
+    Ok(open)
+}

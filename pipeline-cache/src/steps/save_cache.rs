@@ -1,17 +1,19 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use pipeline_core::{Input, InputRef, Step, StepContext, StepError};
+use pipeline_core::{InputRef, Step, StepContext, StepError, error_chain};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Strictness;
-use super::key_facts::{KeyFacts, chain, size, stamp};
+use super::key_facts::{
+    KeyFacts, duration, producer, render, settings_of_both_steps, size, stamp, warn_unset,
+};
 use crate::archive::PackOptions;
 use crate::cache::{Cache, CacheError, SaveOptions, SaveReport, Saved, Validator};
 use crate::key::KeyTemplate;
-use crate::store::{EntryMetadata, IfExists, Producer};
+use crate::store::{EntryMetadata, IfExists};
 
 /// Saves paths of the job's folder under a key, unless the key is taken.
 ///
@@ -25,6 +27,8 @@ pub struct SaveCache {
     cache: Cache,
     key: KeyTemplate,
     paths: Vec<String>,
+    optional: Vec<String>,
+    folder: Option<PathBuf>,
     pack: PackOptions,
     if_exists: IfExists,
     validator: Option<Validator>,
@@ -56,6 +60,8 @@ pub enum CacheSave {
     },
 }
 
+settings_of_both_steps!(SaveCache);
+
 impl SaveCache {
     /// Saves paths, relative to the job's folder or absolute, under a key.
     #[must_use]
@@ -68,12 +74,32 @@ impl SaveCache {
             cache,
             key,
             paths: paths.into_iter().map(Into::into).collect(),
+            optional: Vec::new(),
+            folder: None,
             pack: PackOptions::default(),
             if_exists: IfExists::default(),
             validator: None,
             strictness: Strictness::default(),
             facts: KeyFacts::default(),
         }
+    }
+
+    /// Adds paths that are left out when they are missing or empty. Nothing at all is refused all
+    /// the same.
+    #[must_use]
+    pub fn with_optional_paths(
+        mut self,
+        paths: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        self.optional.extend(paths.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets the folder that relative declared paths start from, in place of the job's. Files of `checksum` are in the job's folder all the same.
+    #[must_use]
+    pub fn with_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folder = Some(folder.into());
+        self
     }
 
     /// Sets codec, level and threads. Its working folder is the job's in any case.
@@ -97,13 +123,6 @@ impl SaveCache {
         self
     }
 
-    /// Sets what trouble means. Default: [`Strictness::Lenient`].
-    #[must_use]
-    pub fn with_strictness(mut self, strictness: Strictness) -> Self {
-        self.strictness = strictness;
-        self
-    }
-
     /// Sets what `~` means in the key and the paths. Default: `~` is a name like any other in
     /// paths, and an error in keys.
     #[must_use]
@@ -112,34 +131,22 @@ impl SaveCache {
         self
     }
 
-    /// Adds a value for `{{ .Environment.NAME }}`, beside the plain variables of the job.
-    #[must_use]
-    pub fn with_environment(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.facts.environment.push((name.into(), value.into()));
-        self
-    }
-
-    /// Adds a value for `{{ tool "NAME" }}`: known, or produced by a step.
-    #[must_use]
-    pub fn with_tool(mut self, name: impl Into<String>, version: impl Into<Input<String>>) -> Self {
-        self.facts.tools.push((name.into(), version.into()));
-        self
-    }
-
     async fn stored(&self, cx: &StepContext, report: SaveReport) -> CacheSave {
         let metadata = report.metadata;
-        for path in &report.skipped {
-            cx.warn(format!(
-                "{path}: neither a file nor a folder nor a link, left out of the cache"
-            ))
-            .await;
+        for skipped in &report.skipped {
+            cx.warn(format!("{skipped} of the cache")).await;
         }
+        // Both at once: what is packed goes to the store at once.
+        cx.log("Creating cache archive...").await;
+        cx.log("Uploading cache archive...").await;
         cx.log(format!("Stored Cache to {}", metadata.key)).await;
         for path in &metadata.paths {
             cx.log(format!("  * {path}")).await;
         }
         cx.log(format!("Size: {}", size(metadata.packed_size)))
             .await;
+        cx.log(format!("Duration: {}", duration(report.time))).await;
+        let left_out: Vec<&str> = report.skipped.iter().map(|s| s.path.as_str()).collect();
         cx.fact(
             "cache.saved",
             json!({
@@ -147,11 +154,12 @@ impl SaveCache {
                 "size": metadata.packed_size,
                 "raw_size": metadata.raw_size,
                 "content": report.content_bytes,
+                "stored": report.stored_bytes,
                 "files": metadata.file_count,
                 "paths": metadata.paths,
                 "created": stamp(metadata.created),
                 "digest": metadata.digest,
-                "left_out": report.skipped,
+                "left_out": left_out,
                 "time_ms": millis(report.time),
             }),
         )
@@ -198,9 +206,9 @@ impl SaveCache {
         cx: &StepContext,
         key: Option<&str>,
         reason: &str,
-        error: &(dyn std::error::Error + Send + Sync),
+        error: &(dyn std::error::Error + Send + Sync + 'static),
     ) -> CacheSave {
-        let why = chain(error);
+        let why = error_chain(error);
         cx.warn(format!("nothing was cached: {why}")).await;
         cx.fact(
             "cache.skipped",
@@ -223,26 +231,35 @@ impl Step for SaveCache {
     async fn run(&self, cx: &StepContext) -> Result<CacheSave, StepError> {
         let context = self.facts.context(cx)?;
         let strict = self.strictness == Strictness::Strict;
-        let key = match self.key.render(&context) {
-            Ok(key) => key,
+        let mut rendered = render(cx, context, vec![self.key.clone()]).await?;
+        let key = match rendered.remove(0) {
+            Ok(key) => {
+                warn_unset(cx, &key).await;
+                key
+            }
             Err(error) if strict => {
                 return Err(StepError::errored("rendering the cache key", error));
             }
             Err(error) => return Ok(self.skipped(cx, None, "refused", &error).await),
         };
-        let facts = cx.facts();
-        let mut producer = Producer::default();
-        producer.pipeline.clone_from(&facts.project);
-        producer.branch.clone_from(&facts.branch);
-        producer.revision.clone_from(&facts.revision);
-        producer.build_number = (facts.build_number != 0).then_some(facts.build_number);
+        let folder = self.folder.as_deref().unwrap_or(cx.job_dir());
         let mut options = SaveOptions::default()
-            .with_pack(self.pack.clone().with_working_folder(cx.job_dir()))
-            .with_producer(producer)
+            .with_pack(self.pack.clone().with_working_folder(folder))
+            .with_producer(producer(cx))
             .with_created(SystemTime::now())
             .with_if_exists(self.if_exists);
         options.validator.clone_from(&self.validator);
-        let paths: Vec<String> = self.paths.iter().map(|p| self.facts.expand(p)).collect();
+        let mut paths: Vec<String> = self.paths.iter().map(|p| self.facts.expand(p)).collect();
+        let optional = self.optional.iter().map(|path| self.facts.expand(path));
+        let there: Vec<String> = optional
+            .clone()
+            .filter(|path| holds_something(&folder.join(path)))
+            .collect();
+        if paths.is_empty() && there.is_empty() {
+            // The refusal names them.
+            paths.extend(optional);
+        }
+        paths.extend(there);
         let result = tokio::select! {
             result = self.cache.save(key.clone(), paths, options) => result,
             () = cx.cancel().cancelled() => return Err(StepError::Cancelled),
@@ -261,6 +278,17 @@ impl Step for SaveCache {
                     .await)
             }
         }
+    }
+}
+
+/// Archives of nothing are refused.
+fn holds_something(path: &Path) -> bool {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => {
+            std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
+        }
+        Ok(metadata) => metadata.is_symlink() || metadata.len() > 0,
+        Err(_) => false,
     }
 }
 

@@ -28,14 +28,16 @@ use crate::store::{
 /// ```
 /// pipeline_cache::store_contract!(memory, || (pipeline_cache::store::MemoryStore::new(), ()));
 /// ```
+///
+/// Attributes before the name are those of each test: `#[ignore = "needs a server"] bucket, ...`.
 #[macro_export]
 macro_rules! store_contract {
-    ($name:ident, $make:expr) => {
+    ($(#[$attribute:meta])* $name:ident, $make:expr) => {
         #[cfg(test)]
         mod $name {
             use super::*;
 
-            $crate::store_contract!(@tests $make,
+            $crate::store_contract!(@tests [$(#[$attribute])*] $make,
                 a_missing_key_is_an_answer,
                 bytes_and_description_come_back,
                 payloads_are_read_by_position,
@@ -46,6 +48,7 @@ macro_rules! store_contract {
                 lists_are_by_prefix_and_sorted,
                 keys_hold_anything,
                 a_deleted_key_is_free,
+                a_later_entry_is_not_deleted_for_an_earlier,
                 a_held_entry_is_kept_or_read_to_its_end,
                 a_quarantined_entry_frees_its_key,
                 a_later_entry_is_not_quarantined_for_an_earlier,
@@ -55,14 +58,16 @@ macro_rules! store_contract {
             );
         }
     };
-    (@tests $make:expr, $($test:ident),+) => {
-        $(
-            #[tokio::test(flavor = "multi_thread")]
-            async fn $test() {
-                let (store, _keep) = ($make)();
-                $crate::testing::contract::$test(std::sync::Arc::new(store)).await;
-            }
-        )+
+    (@tests $attributes:tt $make:expr, $($test:ident),+) => {
+        $( $crate::store_contract!(@test $attributes $make, $test); )+
+    };
+    (@test [$(#[$attribute:meta])*] $make:expr, $test:ident) => {
+        $(#[$attribute])*
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $test() {
+            let (store, _keep) = ($make)();
+            $crate::testing::contract::$test(std::sync::Arc::new(store)).await;
+        }
     };
 }
 
@@ -288,6 +293,28 @@ pub async fn a_deleted_key_is_free(store: Store) {
     assert!(store.list("").await.unwrap().is_empty());
     put(&store, "k", b"new").await;
     assert_eq!(content(&store, "k").await, b"new");
+}
+
+/// An eviction takes what it planned to take, and nothing that was stored since.
+pub async fn a_later_entry_is_not_deleted_for_an_earlier(store: Store) {
+    let old = put(&store, "k", b"old").await;
+    store.delete(&key("k")).await.unwrap();
+    let new = put(&store, "k", b"new").await;
+    assert_eq!(
+        store.delete_entry(&old).await.unwrap(),
+        DeleteOutcome::Absent
+    );
+    assert_eq!(content(&store, "k").await, b"new");
+    assert_eq!(store.list_everything().await.unwrap().len(), 1);
+    assert_eq!(
+        store.delete_entry(&new).await.unwrap(),
+        DeleteOutcome::Deleted
+    );
+    assert!(store.list_everything().await.unwrap().is_empty());
+    assert_eq!(
+        store.delete_entry(&new).await.unwrap(),
+        DeleteOutcome::Absent
+    );
 }
 
 /// A lease keeps the entry, or at least the reader undisturbed.

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 
@@ -27,17 +28,52 @@ pub enum Lie {
 }
 
 /// A store that hands out something else than was stored.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LyingStore {
     inner: Arc<dyn CacheStore>,
-    lie: Lie,
+    change: Arc<dyn Fn(StoredEntry) -> StoredEntry + Send + Sync>,
+    listings: Arc<AtomicUsize>,
 }
 
 impl LyingStore {
     /// Lies about what another store holds.
     #[must_use]
     pub fn new(inner: Arc<dyn CacheStore>, lie: Lie) -> Self {
-        Self { inner, lie }
+        Self::changing(inner, move |entry| {
+            let payload = Payload::new(LyingPayload {
+                inner: entry.payload,
+                lie,
+            });
+            StoredEntry::new(entry.metadata, payload)
+        })
+    }
+
+    /// Changes every entry that is opened. Nothing else is changed, neither what is stored nor
+    /// what is listed.
+    #[must_use]
+    pub fn changing(
+        inner: Arc<dyn CacheStore>,
+        change: impl Fn(StoredEntry) -> StoredEntry + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            inner,
+            change: Arc::new(change),
+            listings: Arc::default(),
+        }
+    }
+
+    /// How often entries were listed.
+    #[must_use]
+    pub fn listings(&self) -> usize {
+        self.listings.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for LyingStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LyingStore")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
     }
 }
 
@@ -92,13 +128,7 @@ impl CacheStore for LyingStore {
         options: GetOptions,
     ) -> Result<Option<StoredEntry>, StoreError> {
         let entry = self.inner.get_opts(key, options).await?;
-        Ok(entry.map(|entry| {
-            let payload = Payload::new(LyingPayload {
-                inner: entry.payload,
-                lie: self.lie,
-            });
-            StoredEntry::new(entry.metadata, payload)
-        }))
+        Ok(entry.map(&*self.change))
     }
 
     async fn put_opts(
@@ -115,11 +145,20 @@ impl CacheStore for LyingStore {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<EntryMetadata>, StoreError> {
+        self.listings.fetch_add(1, Ordering::Relaxed);
         self.inner.list(prefix).await
+    }
+
+    async fn list_everything(&self) -> Result<Vec<EntryMetadata>, StoreError> {
+        self.inner.list_everything().await
     }
 
     async fn delete(&self, key: &CacheKey) -> Result<DeleteOutcome, StoreError> {
         self.inner.delete(key).await
+    }
+
+    async fn delete_entry(&self, entry: &EntryMetadata) -> Result<DeleteOutcome, StoreError> {
+        self.inner.delete_entry(entry).await
     }
 
     async fn quarantine(&self, entry: &EntryMetadata, reason: &str) -> Result<(), StoreError> {

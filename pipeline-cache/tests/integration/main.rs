@@ -2,15 +2,48 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[cfg(all(feature = "s3", feature = "testing"))]
+mod buckets;
+#[cfg(feature = "chunked")]
+mod chunked;
+#[cfg(all(feature = "gzip", feature = "zstd"))]
+mod damage;
+#[cfg(feature = "testing")]
+mod differential;
 #[cfg(all(feature = "gzip", feature = "testing", feature = "zstd"))]
 mod hostile;
+#[cfg(feature = "zstd")]
+mod incremental;
+#[cfg(feature = "gzip")]
+mod index_server;
+mod memoise;
+#[path = "../../src/testing/noise.rs"]
+#[expect(
+    unreachable_pub,
+    reason = "the crate exports it with its feature `testing`"
+)]
+mod noise;
+#[cfg(feature = "gzip")]
+mod presets;
+#[cfg(all(feature = "gzip", feature = "zstd"))]
+mod random_trees;
+#[cfg(all(feature = "gzip", feature = "testing", feature = "zstd"))]
+mod restoring;
 mod round_trip;
 #[cfg(all(feature = "gzip", feature = "zstd"))]
 mod safety;
+mod set_id;
+#[cfg(all(feature = "signed", feature = "testing"))]
+mod signed;
 mod steps;
 #[cfg(all(feature = "gzip", feature = "testing", feature = "zstd"))]
 mod stores;
+#[cfg(all(feature = "chunked", feature = "testing"))]
+mod tiered_chunks;
 mod trees;
+mod workspace;
+#[cfg(feature = "testing")]
+mod wrappers;
 mod writers;
 
 use std::path::Path;

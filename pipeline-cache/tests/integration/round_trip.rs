@@ -10,7 +10,8 @@ use pipeline_cache::cache::{
 use pipeline_cache::key::CacheKey;
 use pipeline_cache::store::{CacheStore as _, Codec, FilesystemStore, MemoryStore};
 
-use crate::trees::{curious, describe, many, noise};
+use crate::noise::noise;
+use crate::trees::{curious, describe, many};
 
 fn key(text: &str) -> CacheKey {
     CacheKey::new(text).unwrap()

@@ -3,12 +3,14 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use pipeline_cache::archive::{ArchiveError, PackOptions, UnpackOptions};
+use pipeline_cache::archive::{ArchiveError, ExistingFiles, PackOptions, UnpackOptions};
 use pipeline_cache::cache::{Cache, CacheError, RestoreOptions, Restored, SaveOptions, Saved};
 use pipeline_cache::key::CacheKey;
 use pipeline_cache::store::{
-    CacheStore as _, CacheStoreExt as _, Codec, DeleteOutcome, FilesystemStore,
+    CacheStore as _, CacheStoreExt as _, Codec, DeleteOutcome, EntryFacts, FilesystemStore,
+    IfExists, NewEntry, PutOptions, produce_with,
 };
+use pipeline_cache::testing::hostile_bombs;
 
 use crate::trees::{curious, describe, many};
 
@@ -200,9 +202,87 @@ async fn leftovers_of_killed_programs_are_swept_and_living_ones_are_not() {
     assert!(living.exists() && payload.exists());
 
     let out = saves.folder().join("out");
-    fs::create_dir_all(out.join(".pipeline-cache-dead/x")).unwrap();
+    fs::create_dir_all(out.join(".pipeline-cache-0123456789abcdef/x")).unwrap();
+    // Not one of ours, though it begins alike: somebody's store, perhaps.
+    let alike = out.join(".pipeline-cache-v1");
+    fs::create_dir_all(&alike).unwrap();
     saves.cache.restore([key("k")], into(&out)).await.unwrap();
-    assert!(!out.join(".pipeline-cache-dead").exists());
+    assert!(!out.join(".pipeline-cache-0123456789abcdef").exists());
+    assert!(alike.exists());
+}
+
+/// Folders, links and pipes under names of the store: nothing waits for them, follows them or fails
+/// over them.
+#[tokio::test]
+async fn what_does_not_belong_into_a_store_spoils_nothing() {
+    let saves = Saves::new();
+    many(&saves.folder().join("tree"), 3);
+    let payload = saves.save("k", Codec::Zstd).await;
+    let fifo = |at: PathBuf| {
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, at, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    };
+    let link = |at: PathBuf| std::os::unix::fs::symlink("/dev/zero", at).unwrap();
+    for folder in ["tmp", "entries"] {
+        let at = |letter: &str| {
+            let name = format!("{}.json", letter.repeat(40));
+            saves.store.folder().join(folder).join(name)
+        };
+        fs::create_dir(at("a")).unwrap();
+        link(at("b"));
+        fifo(at("c"));
+    }
+    saves.save("other", Codec::Zstd).await;
+    assert_eq!(saves.store.list("").await.unwrap().len(), 2);
+    assert!(saves.store.verify(None).await.unwrap().is_empty());
+    assert!(saves.store.repair().await.unwrap().removed.is_empty());
+
+    // The same in a payload's place: the entry is damaged, and saving replaces it.
+    for stray in [&fifo as &dyn Fn(PathBuf), &link] {
+        let payload = match saves.store.head(&key("k")).await.unwrap() {
+            Some(entry) => saves.store.payload_path(&entry).unwrap(),
+            None => payload.clone(),
+        };
+        fs::remove_file(&payload).unwrap();
+        stray(payload);
+        assert_eq!(saves.store.verify(None).await.unwrap().len(), 1);
+        let out = into(&saves.folder().join("out"));
+        let restored = saves.cache.restore([key("k")], out).await.unwrap();
+        assert!(matches!(restored, Restored::Miss(_)), "{restored:?}");
+        saves.save("k", Codec::Zstd).await;
+        assert!(saves.store.verify(None).await.unwrap().is_empty());
+    }
+}
+
+/// What was made for a restore that fails is gone again, the folders above included.
+#[tokio::test]
+async fn a_failed_restore_leaves_no_folders() {
+    let saves = Saves::new();
+    many(&saves.folder().join("tree"), 3);
+    let payload = saves.save("k", Codec::Zstd).await;
+    let mut bytes = fs::read(&payload).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&payload, bytes).unwrap();
+    let out = saves.folder().join("some/where/deep");
+    let restored = saves.cache.restore([key("k")], into(&out)).await.unwrap();
+    assert!(matches!(restored, Restored::Miss(_)), "{restored:?}");
+    assert!(!saves.folder().join("some").exists());
+}
+
+/// Names that no restore would take are refused when saving, and nothing is stored.
+#[tokio::test]
+async fn what_could_not_be_restored_is_not_saved() {
+    let saves = Saves::new();
+    let mut at = saves.folder().join("tree");
+    for _ in 0..501 {
+        at.push("d");
+    }
+    fs::create_dir_all(&at).unwrap();
+    let options = SaveOptions::in_folder(saves.folder());
+    let error = saves.cache.save(key("k"), ["tree"], options).await;
+    let error = pipeline_core::error_chain(&error.unwrap_err());
+    assert!(error.contains("File name too long"), "{error}");
+    assert!(saves.store.list("").await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -292,7 +372,9 @@ async fn a_tree_that_denies_everything_is_replaced_and_restored() {
     let out = saves.folder().join("out");
     saves.cache.restore([key("k")], into(&out)).await.unwrap();
     let first = fs::metadata(out.join("tree")).unwrap().ino();
-    saves.cache.restore([key("k")], into(&out)).await.unwrap();
+    let mut anew = into(&out);
+    anew.unpack = anew.unpack.with_existing(ExistingFiles::Replace);
+    saves.cache.restore([key("k")], anew).await.unwrap();
     assert_ne!(fs::metadata(out.join("tree")).unwrap().ino(), first);
     assert_eq!(
         describe(&out.join("tree")),
@@ -301,31 +383,61 @@ async fn a_tree_that_denies_everything_is_replaced_and_restored() {
     assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
 }
 
-#[tokio::test]
-async fn a_store_that_cannot_be_written_can_be_read() {
-    use std::os::unix::fs::PermissionsExt as _;
+/// Mounted read-only while it lives: a right that is missing stops no root, this does.
+struct ReadOnlyMount<'a>(&'a Path);
 
+impl<'a> ReadOnlyMount<'a> {
+    fn over(folder: &'a Path) -> Self {
+        let mount = |arguments: &[&str]| {
+            let mut command = std::process::Command::new("mount");
+            command.args(arguments).arg(folder);
+            assert!(command.status().unwrap().success(), "{arguments:?}");
+        };
+        mount(&["--bind", folder.to_str().unwrap()]);
+        let mounted = Self(folder);
+        mount(&["-o", "remount,ro,bind"]);
+        mounted
+    }
+}
+
+impl Drop for ReadOnlyMount<'_> {
+    fn drop(&mut self) {
+        let mut command = std::process::Command::new("umount");
+        let _ = command.arg("-l").arg(self.0).status();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root and mount"]
+async fn a_store_that_cannot_be_written_can_be_read() {
     let saves = Saves::new();
     many(&saves.folder().join("tree"), 10);
-    saves.save("k", Codec::Zstd).await;
-    let store = saves.store.folder();
-    for folder in [
-        store.join("entries"),
-        store.join("tmp"),
-        store.to_path_buf(),
-    ] {
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o555)).unwrap();
+    let codecs = [
+        Codec::Zstd,
+        #[cfg(feature = "chunked")]
+        Codec::Chunked,
+    ];
+    for codec in codecs {
+        saves.save(&codec.to_string(), codec).await;
     }
-    let out = saves.folder().join("out");
-    let restored = saves.cache.restore([key("k")], into(&out)).await.unwrap();
-    assert!(matches!(restored, Restored::Exact(_)));
-    for folder in [
-        store.to_path_buf(),
-        store.join("tmp"),
-        store.join("entries"),
-    ] {
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let _mounted = ReadOnlyMount::over(saves.store.folder());
+    let refused = fs::write(saves.store.folder().join("x"), b"x").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    for codec in codecs {
+        let name = codec.to_string();
+        let out = saves.folder().join(format!("out-{name}"));
+        let restored = saves.cache.restore([key(&name)], into(&out)).await;
+        assert!(matches!(restored, Ok(Restored::Exact(_))), "{restored:?}");
+        let options = SaveOptions::in_folder(saves.folder());
+        let saved = saves
+            .cache
+            .save(key(&name), ["tree"], options.clone())
+            .await;
+        assert!(matches!(saved, Ok(Saved::Exists(_))), "{saved:?}");
+        let error = saves.cache.save(key("new"), ["tree"], options).await;
+        assert!(error.is_err(), "{error:?}");
     }
+    assert!(saves.store.verify(None).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -376,4 +488,76 @@ async fn a_bomb_ends_at_the_limit_with_nothing_left() {
         miss.rejected
     );
     assert!(!out.exists());
+}
+
+/// A description is not signed by everybody: what it says of sizes is a claim.
+#[tokio::test]
+async fn a_bomb_is_refused_whatever_its_description_says() {
+    let saves = Saves::new();
+    let bomb = hostile_bombs().into_iter().find(|b| b.codec == Codec::Zstd);
+    let bytes = bomb.unwrap().bytes;
+    assert!(bytes.len() < 1 << 20);
+    let put = async |raw_size: u64| {
+        let bytes = bytes.clone();
+        let payload = produce_with(move |out| {
+            out.write_all(&bytes)?;
+            Ok(EntryFacts::opaque(Codec::Zstd).with_sizes(raw_size, 2))
+        });
+        let entry = NewEntry::new(key("bomb"), SystemTime::now()).with_paths(["a", "b"]);
+        let options = PutOptions::default().with_if_exists(IfExists::Replace);
+        saves.store.put_opts(entry, payload, options).await.unwrap();
+    };
+    let out = saves.folder().join("out");
+    put(1 << 50).await;
+    let Restored::Miss(miss) = saves
+        .cache
+        .restore([key("bomb")], into(&out))
+        .await
+        .unwrap()
+    else {
+        panic!("restored");
+    };
+    let error = &miss.rejected[0].error;
+    let is_right = |error: &CacheError| {
+        matches!(
+            error,
+            CacheError::Archive(ArchiveError::TooLarge {
+                what: "bytes",
+                limit: 0x4000_0000
+            })
+        )
+    };
+    assert!(is_right(error), "{error:?}");
+    // Who lifts the limit is told that it cannot fit, and the entry stays.
+    put(1 << 60).await;
+    let mut options = into(&out);
+    options.unpack.limits = options.unpack.limits.with_max_bytes(u64::MAX);
+    match saves.cache.restore([key("bomb")], options).await {
+        Err(CacheError::Archive(ArchiveError::NoRoom { needed, free, .. })) => {
+            assert!(needed > free && needed > 1 << 59);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(saves.store.head(&key("bomb")).await.unwrap().is_some());
+    assert!(!out.exists());
+}
+
+/// What packs better than any restore takes is padded rather than refused.
+#[tokio::test]
+async fn the_emptiest_tree_is_no_bomb() {
+    let saves = Saves::new();
+    let content = vec![0; 40 << 20];
+    fs::create_dir(saves.folder().join("tree")).unwrap();
+    fs::write(saves.folder().join("tree/zeros"), &content).unwrap();
+    let codecs = [Codec::Zstd, Codec::Gzip, Codec::Chunked];
+    for (number, codec) in codecs.into_iter().enumerate() {
+        let name = format!("k{number}");
+        saves.save(&name, codec).await;
+        let entry = saves.store.head(&key(&name)).await.unwrap().unwrap();
+        let is_enough = entry.packed_size * 1100 >= entry.raw_size;
+        assert!(is_enough || codec == Codec::Chunked, "{entry:?}");
+        let out = saves.folder().join(&name);
+        saves.cache.restore([key(&name)], into(&out)).await.unwrap();
+        assert!(fs::read(out.join("tree/zeros")).unwrap() == content);
+    }
 }

@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex};
 
 use pipeline_cache::cache::Cache;
 use pipeline_cache::key::KeyTemplate;
-use pipeline_cache::steps::{CacheHit, RestoreCache, SaveCache, Strictness};
+use pipeline_cache::steps::{CacheHit, KeyVariables, RestoreCache, SaveCache, Strictness};
 use pipeline_cache::store::FilesystemStore;
 use pipeline_core::{
     Event, EventKind, Job, LocalExecutor, Outcome, Pipeline, Reporter, ReporterError, RunFacts,
@@ -11,10 +11,10 @@ use pipeline_core::{
 };
 
 #[derive(Clone, Debug, Default)]
-struct Recorder(Arc<Mutex<Vec<Event>>>);
+pub(crate) struct Recorder(Arc<Mutex<Vec<Event>>>);
 
 impl Recorder {
-    fn fact(&self, wanted: &str) -> Option<serde_json::Value> {
+    pub(crate) fn fact(&self, wanted: &str) -> Option<serde_json::Value> {
         let events = self.0.lock().unwrap();
         events.iter().find_map(|event| match &event.kind {
             EventKind::Fact { topic, data } if topic == wanted => Some(data.clone()),
@@ -22,7 +22,19 @@ impl Recorder {
         })
     }
 
-    fn lines(&self) -> Vec<String> {
+    /// What commands wrote.
+    pub(crate) fn output(&self) -> Vec<String> {
+        let events = self.0.lock().unwrap();
+        events
+            .iter()
+            .filter_map(|event| match &event.kind {
+                EventKind::Output { text, .. } => Some(text.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
         let events = self.0.lock().unwrap();
         events
             .iter()
@@ -56,7 +68,7 @@ fn template(text: &str) -> KeyTemplate {
 const KEY: &str = r#"deps1-{{ .Branch }}-{{ checksum "requirements.txt" }}-py{{ tool "python" }}"#;
 
 /// Writes requirements, restores, installs on anything but an exact hit, saves.
-fn pipeline(cache: &Cache, requirements: &str, paths: &[&str]) -> Pipeline {
+pub(crate) fn pipeline(cache: &Cache, requirements: &str, paths: &[&str]) -> Pipeline {
     let mut job = Job::new("test");
     job.step(
         "checkout",
@@ -94,21 +106,22 @@ fn pipeline(cache: &Cache, requirements: &str, paths: &[&str]) -> Pipeline {
     Pipeline::builder("p").job(job).build().unwrap()
 }
 
-async fn run(data_dir: &Path, pipeline: &Pipeline) -> (RunReport, Recorder) {
+/// A runner that records, and facts for a run.
+pub(crate) fn prepared(data_dir: &Path) -> (Runner, Recorder, RunFacts) {
     let recorder = Recorder::default();
     let path = std::env::var("PATH").unwrap();
     let executor = LocalExecutor::new().with_env([("PATH", path)]);
     let facts = RunFacts::new().with_branch("main").with_build_number(7);
-    let report = Runner::new(data_dir)
+    let runner = Runner::new(data_dir)
         .with_executor(Arc::new(executor))
-        .with_reporter(recorder.clone())
-        .start(pipeline, facts)
-        .await
-        .unwrap()
-        .wait()
-        .await
-        .unwrap();
-    (report, recorder)
+        .with_reporter(recorder.clone());
+    (runner, recorder, facts)
+}
+
+pub(crate) async fn run(data_dir: &Path, pipeline: &Pipeline) -> (RunReport, Recorder) {
+    let (runner, recorder, facts) = prepared(data_dir);
+    let run = runner.start(pipeline, facts).await.unwrap();
+    (run.wait().await.unwrap(), recorder)
 }
 
 #[tokio::test]
@@ -136,6 +149,12 @@ async fn a_job_saves_once_restores_after_and_explains_its_misses() {
             .iter()
             .any(|line| line.starts_with("Stored Cache to deps1-main-"))
     );
+    assert!(lines.iter().any(|line| line == "Creating cache archive..."));
+    assert!(
+        lines
+            .iter()
+            .any(|line| line == "Uploading cache archive...")
+    );
 
     let (report, events) = run(dir.path(), &first).await;
     assert_eq!(report.outcome, Outcome::Succeeded);
@@ -149,6 +168,15 @@ async fn a_job_saves_once_restores_after_and_explains_its_misses() {
             .iter()
             .any(|line| line.starts_with("Found a cache from build 7 at deps1-main-"))
     );
+    for phase in [
+        "Downloading cache archive...",
+        "Download duration for cache file: ",
+        "Validating cache...",
+        "Unarchiving cache...",
+        "Extraction duration: ",
+    ] {
+        assert!(lines.iter().any(|line| line.starts_with(phase)), "{phase}");
+    }
     assert!(
         lines
             .iter()
@@ -227,6 +255,86 @@ async fn trouble_is_a_warning_unless_strict() {
     // A plain miss is an answer, also when strict.
     let (report, _) = run(dir.path(), &strict("nothing-here", Strictness::Strict)).await;
     assert_eq!(report.outcome, Outcome::Succeeded);
+}
+
+/// A file that is missing is told by kind and place, also when another key finds something. That
+/// other key is no exact hit, though it is stored exactly.
+#[tokio::test]
+async fn a_key_left_out_is_told_and_a_fallback_is_not_exact() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::new(FilesystemStore::new(dir.path().join("cache")));
+    let mut job = Job::new("test");
+    job.step("make", sh("mkdir -p venv && echo x > venv/x"));
+    job.step(
+        "save",
+        SaveCache::new(cache.clone(), template("deps-latest"), ["venv"]),
+    );
+    let keys = [
+        template(r#"deps-{{ checksum "gone.lock" }}"#),
+        template("deps-other"),
+        template("deps-latest"),
+    ];
+    let hit = job.step("restore", RestoreCache::new(cache.clone(), keys));
+    job.step(
+        "look",
+        step_fn({
+            let hit = hit.clone();
+            move |cx| {
+                let hit = hit.clone();
+                async move { Ok(cx.value(&hit)?.is_exact()) }
+            }
+        })
+        .reads(&hit),
+    );
+    let pipeline = Pipeline::builder("p").job(job).build().unwrap();
+    let (report, events) = run(dir.path(), &pipeline).await;
+    assert_eq!(report.outcome, Outcome::Succeeded, "{report:#?}");
+    let restored = events.fact("cache.restored").unwrap();
+    assert_eq!(restored["exact"], false);
+    assert_eq!(restored["matched"], "deps-latest");
+    let problem = &restored["problems"][0];
+    assert_eq!(problem["kind"], "checksum_missing");
+    assert_eq!(problem["path"], "gone.lock");
+    let located = problem["located"].as_str().unwrap();
+    assert!(located.ends_with("/gone.lock"), "{located}");
+}
+
+/// A pipe that nobody writes to holds up neither the step nor its cancellation.
+#[tokio::test]
+async fn a_pipe_in_a_key_is_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::new(FilesystemStore::new(dir.path().join("cache")));
+    let mut job = Job::new("test");
+    job.step("make", sh("mkfifo pipe"));
+    let key = template(r#"deps-{{ checksum "pipe" }}"#);
+    job.step("restore", RestoreCache::new(cache, [key]));
+    let pipeline = Pipeline::builder("p").job(job).build().unwrap();
+    let (report, events) = run(dir.path(), &pipeline).await;
+    assert_eq!(report.outcome, Outcome::Succeeded, "{report:#?}");
+    let problem = &events.fact("cache.missed").unwrap()["problems"][0];
+    assert_eq!(problem["kind"], "checksum_unreadable");
+}
+
+/// Variables of the job are not known where keys come from `CircleCI`.
+#[tokio::test]
+async fn keys_know_the_variables_that_were_chosen() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::new(FilesystemStore::new(dir.path().join("cache")));
+    for (variables, wanted) in [
+        (KeyVariables::OfJob, "k-of-job-given-id_rsa"),
+        (KeyVariables::Given, "k-<no value>-given-id_rsa"),
+    ] {
+        let key = "k-{{ .Environment.A }}-{{ .Environment.B }}-{{ .CheckoutKey }}";
+        let mut job = Job::new("test").env("A", "of-job");
+        let restore = RestoreCache::new(cache.clone(), [template(key)])
+            .with_environment("B", "given")
+            .with_checkout_key("id_rsa")
+            .with_key_variables(variables);
+        job.step("restore", restore);
+        let pipeline = Pipeline::builder("p").job(job).build().unwrap();
+        let (_, events) = run(dir.path(), &pipeline).await;
+        assert_eq!(events.fact("cache.missed").unwrap()["keys"][0], wanted);
+    }
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, sym
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+pub(crate) use crate::noise::noise;
+
 /// Everything that must survive a round trip.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Described {
@@ -18,6 +20,8 @@ pub(crate) struct Described {
     content: Vec<u8>,
     /// First name of the same inode.
     first_name: Option<PathBuf>,
+    /// Attributes of users, by name.
+    attributes: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 #[cfg(feature = "testing")]
@@ -74,10 +78,26 @@ pub(crate) fn describe(top: &Path) -> BTreeMap<PathBuf, Described> {
                 mtime: (meta.mtime(), meta.mtime_nsec()),
                 content,
                 first_name,
+                attributes: attributes(&path),
             },
         );
     }
     found
+}
+
+fn attributes(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut names = vec![0; 64 * 1024];
+    let length = rustix::fs::llistxattr(path, &mut names).unwrap_or(0);
+    names[..length]
+        .split(|&byte| byte == 0)
+        .filter(|name| name.starts_with(b"user."))
+        .map(|name| {
+            let mut value = vec![0; 64 * 1024];
+            let length = rustix::fs::lgetxattr(path, name, &mut value).unwrap();
+            value.truncate(length);
+            (name.to_vec(), value)
+        })
+        .collect()
 }
 
 pub(crate) fn write(path: &Path, content: &[u8], mode: u32, mtime: SystemTime) {
@@ -90,19 +110,6 @@ fn set(path: &Path, mode: u32, mtime: SystemTime) {
     file.set_times(FileTimes::new().set_modified(mtime))
         .unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
-
-/// Bytes that do not compress, the same in every run.
-pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    (0..length)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state as u8
-        })
-        .collect()
 }
 
 /// A small tree with one of everything that is hard to keep.

@@ -119,6 +119,21 @@ pub(super) fn add(list: &mut List) {
         t().entry(b'L', "@", b"", b"\0").file("f", b"x"),
     );
     list.refused(
+        "gnu-unended",
+        "GNU long name without its NUL: some readers take the padding as well",
+        t().entry(b'L', "@", b"", b"long").file("f", b"x"),
+    );
+    list.refused(
+        "global-dangling",
+        "a global header with no entry after it",
+        t().file("f", b"x").entry(b'g', "g", b"", b"13 comment=x\n"),
+    );
+    list.refused(
+        "pax-owner",
+        "an owner that is no number: some readers stop there",
+        t().records(&[("uid", b"0,5")]).file("f", b"x"),
+    );
+    list.refused(
         "global-path",
         "a global header names every entry",
         t().entry(b'g', "g", b"", b"13 path=evil\n").file("f", b"x"),

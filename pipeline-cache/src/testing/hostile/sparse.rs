@@ -29,6 +29,17 @@ pub(super) fn add(list: &mut List) {
         ),
     );
     list.refused(
+        "sparse-folder",
+        "a folder with holes: readers differ in its name",
+        t().records(&[("GNU.sparse.name", b"one"), ("path", b"other")])
+            .folder("d"),
+    );
+    list.refused(
+        "sparse-slash",
+        "an old sparse file with the name of a folder",
+        t().claims(b'S', "d/", 0),
+    );
+    list.refused(
         "sparse-overlap",
         "regions overlap",
         sparse(

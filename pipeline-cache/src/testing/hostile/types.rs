@@ -46,20 +46,32 @@ pub(super) fn add(list: &mut List) {
             t().entry(kind, "x", b"", b""),
         );
     }
-    list.harmless(
+    list.refused(
         "setuid",
         "set-user-id program",
         t().with_mode(b'0', "su", 0o4755),
     );
-    list.harmless(
+    list.refused(
         "setgid",
         "set-group-id program",
         t().with_mode(b'0', "sg", 0o2755),
     );
-    list.harmless(
-        "sticky",
+    list.refused(
+        "setgid-folder",
         "sticky and set-group-id folder",
         t().with_mode(b'5', "tmp/", 0o3777),
+    );
+    list.refused(
+        "setuid-link",
+        "set-user-id bit on another name of a file",
+        t().file("f", b"x")
+            .entry(b'1', "su", b"f", b"")
+            .patch(100, b"0004755\0"),
+    );
+    list.harmless(
+        "sticky",
+        "sticky folder",
+        t().with_mode(b'5', "tmp/", 0o1777),
     );
     list.harmless(
         "capability",

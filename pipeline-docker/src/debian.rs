@@ -391,7 +391,7 @@ fn remember(request: &Path, root: &str) -> Result<(), DebianError> {
     let write = || -> io::Result<()> {
         let folder = request.parent().unwrap_or(request);
         fs::create_dir_all(folder)?;
-        let file = tempfile::NamedTempFile::new_in(folder)?;
+        let file = crate::oci::unpublished(folder)?;
         serde_json::to_writer(
             &file,
             &Resolved {

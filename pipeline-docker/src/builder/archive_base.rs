@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::BuildError;
 use super::gzip::ParallelGzip;
 use super::lower::normal;
+use crate::foreign_tar::{ForeignTar, Metered};
 use crate::oci::{
     Descriptor, Digest, DigestWriter, ImageConfig, ImageManifest, LayoutImage, MAX_METADATA,
     OciLayout, media_type,
@@ -101,6 +102,8 @@ pub(super) fn import(
     })
 }
 
+type SavedEntry<'a> = tar::Entry<'a, Metered<BufReader<File>>>;
+
 struct Archive<'a> {
     path: &'a Path,
     go_on: &'a dyn Fn() -> bool,
@@ -124,10 +127,10 @@ impl Archive<'_> {
 
     fn each(
         &self,
-        mut visit: impl FnMut(Vec<u8>, &mut tar::Entry<'_, BufReader<File>>) -> Result<(), BuildError>,
+        mut visit: impl FnMut(Vec<u8>, &mut SavedEntry<'_>) -> Result<(), BuildError>,
     ) -> Result<(), BuildError> {
         let file = File::open(self.path).map_err(|error| self.read(error))?;
-        let mut archive = tar::Archive::new(BufReader::with_capacity(256 * 1024, file));
+        let mut archive = ForeignTar::new(BufReader::with_capacity(256 * 1024, file));
         for entry in archive.entries().map_err(|error| self.read(error))? {
             if !(self.go_on)() {
                 return Err(BuildError::Cancelled);
@@ -168,7 +171,7 @@ impl Archive<'_> {
     /// The blob of a layer and, where it was not compressed, the digest of the tar.
     fn layer(
         &self,
-        entry: &mut tar::Entry<'_, BufReader<File>>,
+        entry: &mut SavedEntry<'_>,
         layout: &OciLayout,
         gzip: &impl Fn(crate::oci::BlobWriter) -> io::Result<ParallelGzip<crate::oci::BlobWriter>>,
     ) -> Result<(Descriptor, Option<Digest>), BuildError> {

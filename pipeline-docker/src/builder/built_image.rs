@@ -5,12 +5,16 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::oci::{Descriptor, Digest, Platform};
+use crate::reference::ImageReference;
 
 /// An image that was built. Everything downstream speaks of [`manifest`](Self::manifest)'s digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BuiltImage {
     /// The manifest: its digest is the image's name.
+    ///
+    /// Engines without a store of manifests know none before a push. There the configuration stands
+    /// in its place, by its digest and without a size, which is the image's id in that engine.
     pub manifest: Descriptor,
     /// The configuration's digest, which engines show as the image's id.
     pub config_digest: Digest,
@@ -29,12 +33,15 @@ impl BuiltImage {
         &self.manifest.digest
     }
 
-    /// Its tag, where it lies in a layout and has one. For people: a tag may move, the digest not.
+    /// Its first tag or name where it is, if it has one. For people: a tag may move, the digest not.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {
         match &self.location {
             ImageLocation::Layout { tag, .. } => tag.as_deref(),
-            ImageLocation::Engine { tags } => tags.first().map(String::as_str),
+            ImageLocation::Engine { tags: names } | ImageLocation::DockerArchive { names, .. } => {
+                names.first().map(String::as_str)
+            }
+            ImageLocation::Registry { reference } => reference.tag(),
         }
     }
 
@@ -49,11 +56,11 @@ impl BuiltImage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LayerInfo {
-    /// The digest of the blob, as compressed.
+    /// The digest of the blob, as compressed. Engines keep the tar inside, so there it is that one's.
     pub digest: Digest,
     /// The digest of the tar inside. It does not change with the compressor.
     pub diff_id: Digest,
-    /// Bytes of the blob.
+    /// Bytes of the blob; in an engine, of its files.
     pub size: u64,
     /// How it came to be in this image.
     pub origin: LayerOrigin,
@@ -90,5 +97,17 @@ pub enum ImageLocation {
     Engine {
         /// The names it has there.
         tags: Vec<String>,
+    },
+    /// In a file for `docker load`.
+    DockerArchive {
+        /// The file.
+        path: PathBuf,
+        /// What an engine will call it.
+        names: Vec<String>,
+    },
+    /// In a registry.
+    Registry {
+        /// Its name there, pinned to its digest.
+        reference: ImageReference,
     },
 }

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{BuildRequest, BuiltImage};
+use super::{BuildObserver, BuildRequest, BuiltImage};
 use crate::ignore::IgnoreError;
 use crate::oci::LayoutError;
 
@@ -26,6 +27,9 @@ pub trait ImageBuilder: fmt::Debug + fmt::Display + Send + Sync {
     /// What this builder takes.
     fn capabilities(&self) -> BuilderCapabilities;
 
+    /// The same builder, telling `observer` what its builds do.
+    fn observed_by(&self, observer: Arc<dyn BuildObserver>) -> Arc<dyn ImageBuilder>;
+
     /// Builds an image.
     ///
     /// # Errors
@@ -39,10 +43,18 @@ pub trait ImageBuilder: fmt::Debug + fmt::Display + Send + Sync {
 pub struct BuilderCapabilities {
     /// Images of layers.
     pub layers: Support,
+    /// Bases in a registry, for images of layers.
+    pub registry_base: Support,
     /// Images of Dockerfiles.
     pub dockerfiles: Support,
     /// Output into an OCI layout.
     pub layout_output: Support,
+    /// Output into an engine's image store.
+    pub engine_output: Support,
+    /// Output into a file for `docker load`.
+    pub archive_output: Support,
+    /// Output straight into a registry.
+    pub registry_output: Support,
     /// Whether equal requests give equal digests.
     pub reproducible: Support,
 }
@@ -120,6 +132,16 @@ pub enum BuildError {
         /// What goes there too.
         second: PathBuf,
     },
+    /// Something goes below a link or a file of the same layer.
+    #[error(
+        "/{path} cannot be packed: the same layer makes /{parent} a link or a file; copy to where the link points or put it into a later layer"
+    )]
+    BelowNoFolder {
+        /// The place in the image.
+        path: String,
+        /// What is no folder above it.
+        parent: String,
+    },
     /// A pattern of what to leave out cannot be used.
     #[error("could not use the patterns of what to leave out of {}", path.display())]
     Exclude {
@@ -158,6 +180,66 @@ pub enum BuildError {
         #[source]
         source: io::Error,
     },
+    /// An instruction of a Dockerfile failed.
+    #[error("{instruction} failed{}: {message}{}", exit_text(*exit_code), lines_text(last_lines))]
+    Instruction {
+        /// The instruction with its place, such as `[2/4] RUN make`.
+        instruction: String,
+        /// The exit code of the command, where one ran.
+        exit_code: Option<i64>,
+        /// What the engine says.
+        message: String,
+        /// The last lines that it printed.
+        last_lines: Vec<String>,
+    },
+    /// The Dockerfile cannot be used.
+    #[error("the Dockerfile cannot be built: {message}")]
+    Dockerfile {
+        /// What is wrong.
+        message: String,
+    },
+    /// The frontend that `# syntax=` asks for could not be fetched.
+    #[error(
+        "BuildKit could not fetch the frontend {frontend} that the Dockerfile's `# syntax=` line asks for; remove the line, name a copy in a registry that the engine reaches, or pull it there first ({message})"
+    )]
+    Frontend {
+        /// The image named in the line.
+        frontend: String,
+        /// What the engine says.
+        message: String,
+    },
+    /// The build context could not be sent.
+    #[error("could not use the build context")]
+    Context(#[from] crate::context::ContextError),
+    /// The engine could not do it.
+    #[cfg(feature = "engine")]
+    #[error(transparent)]
+    Engine(#[from] crate::engine::EngineError),
+    /// A registry could not do it.
+    #[cfg(feature = "registry")]
+    #[error(transparent)]
+    Registry(#[from] crate::registry::RegistryError),
+    /// A name of its own is another image's already.
+    #[error(
+        "{name} names another image in the engine ({existing}, not {wanted}); use a new tag, or allow the tag to move"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The image that has it.
+        existing: String,
+        /// The image that was built.
+        wanted: crate::oci::Digest,
+    },
+    /// The file for `docker load` could not be written.
+    #[error("could not write the archive {}", path.display())]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The build was cancelled.
     #[error("the build was cancelled")]
     Cancelled,
@@ -167,6 +249,17 @@ pub enum BuildError {
         /// What is known.
         message: String,
     },
+}
+
+fn exit_text(code: Option<i64>) -> String {
+    code.map_or_else(String::new, |code| format!(" with exit code {code}"))
+}
+
+fn lines_text(lines: &[String]) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    format!("; its last lines:\n  {}", lines.join("\n  "))
 }
 
 #[cfg(test)]

@@ -64,7 +64,29 @@ impl LayerPlan {
         for copy in &spec.copies {
             plan.copy(copy, lower)?;
         }
+        plan.check_folders()?;
         Ok(plan)
+    }
+
+    /// Nothing lies below a link or a file of the same layer: whoever extracts it would write
+    /// through the link, wherever that leads.
+    fn check_folders(&self) -> Result<(), BuildError> {
+        let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+        for (path, planned) in &self.entries {
+            if matches!(planned.kind, PlannedKind::Folder) {
+                continue;
+            }
+            let start = join(path, b"");
+            if let Some((below, _)) = self.entries.range(start.clone()..).next()
+                && below.starts_with(&start)
+            {
+                return Err(BuildError::BelowNoFolder {
+                    path: text(below),
+                    parent: text(path),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// What the layer adds, for the layers above it.

@@ -4,18 +4,27 @@ use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
 use super::lower::Listing;
-use crate::oci::{Descriptor, Digest, LayoutError, OciLayout};
+use crate::oci::{Descriptor, Digest, LayoutError, OciLayout, unpublished};
+
+/// Where layers of bases in registries are noted, by their own digest.
+#[cfg(feature = "registry")]
+const BASES: &str = "bases";
 
 /// A folder of compressed layers, found by the digest of the tar inside and the exact way of
 /// compressing. Safe for several programs at once.
 ///
-/// Nothing in it is needed: whatever cannot be read or written is compressed again. Blobs are
+/// Layers of bases that were pulled from a registry are kept here, too.
+///
+/// Nothing in it is needed: whatever cannot be read or written is compressed or pulled again. Blobs are
 /// verified before they are used and are linked into layouts where the file system allows it.
+///
+/// It grows with every layer that changes. [`evict`](Self::evict) removes what was not used for
+/// long, or what is beyond a size.
 #[derive(Debug, Clone)]
 pub struct LayerCache {
     root: PathBuf,
@@ -23,9 +32,9 @@ pub struct LayerCache {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Record {
-    digest: Digest,
-    size: u64,
+pub(super) struct Record {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
 }
 
 impl LayerCache {
@@ -43,6 +52,10 @@ impl LayerCache {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.root
+    }
+
+    pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.blobs.blob_path(digest)
     }
 
     fn record_path(&self, diff_id: &Digest, scheme: &str) -> PathBuf {
@@ -69,11 +82,18 @@ impl LayerCache {
         let record: Record = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
         let descriptor = Descriptor::new(media_type, record.digest, record.size);
         if layout.adopt_blob(&self.blobs, &descriptor).is_ok() {
+            used(&path);
             return Some(descriptor);
         }
-        // Missing or damaged: the next build puts it right.
-        let _ = fs::remove_file(&path);
-        let _ = fs::remove_file(self.blobs.blob_path(&descriptor.digest));
+        // A layout that cannot be written is no fault of what lies here. What is missing or damaged,
+        // the next build puts right.
+        if !self
+            .blobs
+            .has_whole_blob(&descriptor.digest, descriptor.size)
+        {
+            let _ = fs::remove_file(&path);
+            let _ = fs::remove_file(self.blobs.blob_path(&descriptor.digest));
+        }
         None
     }
 
@@ -96,9 +116,24 @@ impl LayerCache {
         }
     }
 
+    /// Puts a layer of a base in a registry into `layout`, if it was pulled before and is whole.
+    #[cfg(feature = "registry")]
+    pub(super) fn fetch_base(&self, layer: &Descriptor, layout: &OciLayout) {
+        self.fetch(&layer.digest, BASES, &layer.media_type, layout);
+    }
+
+    /// Remembers a layer of a base in a registry that was pulled into `layout`.
+    #[cfg(feature = "registry")]
+    pub(super) fn store_base(&self, layer: &Descriptor, layout: &OciLayout) {
+        self.store(&layer.digest, BASES, layer, layout);
+    }
+
     /// What a layer of a base image holds, if it was read before.
     pub(super) fn listing(&self, diff_id: &Digest) -> Option<Listing> {
-        Listing::from_bytes(&fs::read(self.listing_path(diff_id)).ok()?)
+        let path = self.listing_path(diff_id);
+        let listing = Listing::from_bytes(&fs::read(&path).ok()?);
+        used(&path);
+        listing
     }
 
     /// Remembers what a layer of a base image holds.
@@ -117,12 +152,21 @@ impl fmt::Display for LayerCache {
     }
 }
 
+/// Its time is when it was last of use; where that cannot be noted, it goes a little early.
+fn used(path: &Path) {
+    let touch = |file: fs::File| file.set_modified(SystemTime::now());
+    let _ = fs::OpenOptions::new()
+        .append(true)
+        .open(path)
+        .and_then(touch);
+}
+
 /// Writes a file whole or not at all; not being able to is no reason to fail a build.
 fn publish(path: &Path, bytes: &[u8]) {
     let write = || -> std::io::Result<()> {
         let folder = path.parent().unwrap_or(path);
         fs::create_dir_all(folder)?;
-        let mut file = NamedTempFile::new_in(folder)?;
+        let mut file = unpublished(folder)?;
         file.write_all(bytes)?;
         file.persist(path)?;
         Ok(())

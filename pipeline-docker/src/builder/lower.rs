@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
 
+use crate::foreign_tar::ForeignTar;
+
 /// What lies at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Node {
@@ -30,7 +32,7 @@ const MAX_LINKS: usize = 40;
 impl Listing {
     /// Reads the entries of a layer's tar.
     pub(super) fn read(tar: impl Read) -> io::Result<Self> {
-        let mut archive = tar::Archive::new(tar);
+        let mut archive = ForeignTar::new(tar);
         let mut entries = Vec::new();
         for entry in archive.entries()? {
             let entry = entry?;

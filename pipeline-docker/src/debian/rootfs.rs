@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::{DebianError, DebianPackage, Documentation, PythonRuntime};
+use crate::foreign_tar::ForeignTar;
 
 /// Folders that are links into `/usr` on every current release.
 const MERGED: &[&str] = &["bin", "lib", "lib64", "sbin"];
@@ -131,7 +132,7 @@ fn unpack_one(
 }
 
 fn extract(tar: impl Read, documentation: Documentation, root: &Path) -> io::Result<()> {
-    let mut archive = tar::Archive::new(tar);
+    let mut archive = ForeignTar::new(tar);
     for entry in archive.entries()? {
         let mut entry = entry?;
         let Some(path) = place(Path::new(std::ffi::OsStr::from_bytes(&entry.path_bytes())))? else {

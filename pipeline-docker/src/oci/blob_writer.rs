@@ -33,7 +33,7 @@ impl BlobWriter {
 
     /// Publishes the blob and says its digest and size.
     ///
-    /// A blob of the same digest that is there already stays; both hold the same bytes.
+    /// A whole blob of the same digest that is there already stays; a damaged one is replaced.
     ///
     /// # Errors
     /// The bytes are not those of `expected`, or the disk refuses; then nothing is published.
@@ -49,11 +49,10 @@ impl BlobWriter {
             });
         }
         let path = self.layout.blob_path(&digest);
-        if self.layout.blob_size(&digest) == Some(size) {
+        if self.layout.has_whole_blob(&digest, size) {
             return Ok((digest, size));
         }
         let publish = || -> io::Result<()> {
-            readable(self.file.as_file())?;
             self.file.as_file().sync_all()?;
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent)?;
@@ -79,16 +78,15 @@ impl Write for BlobWriter {
     }
 }
 
-/// Temporary files are private; what is published is for everybody to read.
-pub(super) fn readable(file: &File) -> io::Result<()> {
+/// A file that will be published: unlike other temporary files, for whom the umask says.
+pub(crate) fn unpublished(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    #[cfg(not(unix))]
-    let _ = file;
-    Ok(())
+    builder.tempfile_in(folder)
 }
 
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {

@@ -52,6 +52,13 @@ impl ImageConfig {
     }
 }
 
+/// Seconds since 1970 as configurations and annotations write them; `None` beyond the year 9999.
+pub(crate) fn time_text(seconds: u64) -> Option<String> {
+    let seconds = i64::try_from(seconds).ok()?;
+    let time = jiff::Timestamp::from_second(seconds).ok()?;
+    Some(time.to_string())
+}
+
 /// How a container of an image runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]

@@ -2,16 +2,11 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
-
-use super::blob_writer::{readable, sync_folder};
-use super::{
-    BlobWriter, Descriptor, Digest, DigestAlgorithm, DigestHasher, ImageConfig, ImageIndex,
-    ImageManifest, LayoutError,
-};
+use super::blob_writer::{sync_folder, unpublished};
+use super::{Descriptor, ImageConfig, ImageIndex, ImageManifest, LayoutError};
 
 /// The annotation that holds a tag in a layout's index.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -23,7 +18,7 @@ const MARKER: &str = "oci-layout";
 pub(super) const INDEX: &str = "index.json";
 /// Unfinished blobs lie here: beside `blobs`, because other tools take every name below it for a
 /// digest, and on the same file system, because a rename publishes them.
-const STAGING: &str = ".staging";
+pub(super) const STAGING: &str = ".staging";
 const LOCK: &str = ".lock";
 
 /// A folder that holds images as the OCI image layout specification lays down.
@@ -137,189 +132,6 @@ impl OciLayout {
         &self.root
     }
 
-    /// Where the bytes of `digest` lie, whether they exist or not.
-    #[must_use]
-    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.root
-            .join("blobs")
-            .join(digest.algorithm().as_str())
-            .join(digest.hex())
-    }
-
-    /// The size of a blob, or `None` when the layout does not have it.
-    #[must_use]
-    pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
-        let metadata = fs::metadata(self.blob_path(digest)).ok()?;
-        metadata.is_file().then_some(metadata.len())
-    }
-
-    /// Opens a blob for reading, without verifying it.
-    ///
-    /// # Errors
-    /// The blob is missing, is unreadable, or has another size than the descriptor says.
-    pub fn open_blob(&self, descriptor: &Descriptor) -> Result<File, LayoutError> {
-        let path = self.blob_path(&descriptor.digest);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(LayoutError::MissingBlob {
-                    digest: descriptor.digest.clone(),
-                    path: self.root.clone(),
-                });
-            }
-            Err(source) => return Err(LayoutError::io("read", &path, source)),
-        };
-        let actual = file
-            .metadata()
-            .map_err(|source| LayoutError::io("read", &path, source))?
-            .len();
-        if actual != descriptor.size {
-            return Err(LayoutError::WrongSize {
-                digest: descriptor.digest.clone(),
-                expected: descriptor.size,
-                actual,
-            });
-        }
-        Ok(file)
-    }
-
-    /// Reads a small blob and verifies it.
-    ///
-    /// # Errors
-    /// The blob is missing, damaged, or larger than [`MAX_METADATA`].
-    pub fn read_blob(&self, descriptor: &Descriptor) -> Result<Vec<u8>, LayoutError> {
-        if descriptor.size > MAX_METADATA {
-            return Err(LayoutError::TooLarge {
-                what: "blob",
-                digest: descriptor.digest.clone(),
-                size: descriptor.size,
-            });
-        }
-        let mut bytes = Vec::new();
-        self.open_blob(descriptor)?
-            .take(MAX_METADATA + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|source| {
-                LayoutError::io("read", &self.blob_path(&descriptor.digest), source)
-            })?;
-        if !descriptor.digest.matches(&bytes) {
-            return Err(LayoutError::WrongDigest {
-                expected: descriptor.digest.clone(),
-                actual: Digest::sha256(&bytes),
-            });
-        }
-        Ok(bytes)
-    }
-
-    /// Reads a blob to its end and compares its digest.
-    ///
-    /// # Errors
-    /// The blob is missing, damaged or unreadable.
-    pub fn verify_blob(&self, descriptor: &Descriptor) -> Result<(), LayoutError> {
-        let mut reader = BufReader::with_capacity(256 * 1024, self.open_blob(descriptor)?);
-        let mut hasher = DigestHasher::new(descriptor.digest.algorithm());
-        let path = self.blob_path(&descriptor.digest);
-        let mut buffer = vec![0; 256 * 1024];
-        loop {
-            let count = reader
-                .read(&mut buffer)
-                .map_err(|source| LayoutError::io("read", &path, source))?;
-            if count == 0 {
-                break;
-            }
-            hasher.update(buffer.get(..count).unwrap_or_default());
-        }
-        let actual = hasher.finish();
-        if actual == descriptor.digest {
-            Ok(())
-        } else {
-            Err(LayoutError::WrongDigest {
-                expected: descriptor.digest.clone(),
-                actual,
-            })
-        }
-    }
-
-    /// Writes small bytes as a blob.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    pub fn write_blob(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, LayoutError> {
-        let descriptor = Descriptor::of(media_type, bytes);
-        if self.blob_size(&descriptor.digest) == Some(descriptor.size) {
-            return Ok(descriptor);
-        }
-        let mut writer = self.blob_writer()?;
-        writer
-            .write_all(bytes)
-            .map_err(|source| LayoutError::io("write", &self.root, source))?;
-        writer.commit(Some(&descriptor.digest))?;
-        Ok(descriptor)
-    }
-
-    /// A blob that is written piece by piece and hashed on the way.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    pub fn blob_writer(&self) -> Result<BlobWriter, LayoutError> {
-        self.blob_writer_for(DigestAlgorithm::Sha256)
-    }
-
-    /// A blob that will be named by `algorithm`.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    pub fn blob_writer_for(&self, algorithm: DigestAlgorithm) -> Result<BlobWriter, LayoutError> {
-        let staging = self.root.join(STAGING);
-        // Under the layout's lock, because the sweep takes files that nobody has locked.
-        let lock = self.lock()?;
-        let file = NamedTempFile::new_in(&staging)
-            .map_err(|source| LayoutError::io("create a file in", &staging, source))?;
-        file.as_file()
-            .lock()
-            .map_err(|source| LayoutError::io("lock", file.path(), source))?;
-        drop(lock);
-        Ok(BlobWriter::new(self, file, algorithm))
-    }
-
-    /// Takes over a blob that lies in another layout: verified, then linked where the file system
-    /// allows it and copied where not.
-    ///
-    /// A blob that is here already is left alone.
-    ///
-    /// # Errors
-    /// The blob is missing or damaged there, or the disk refuses here.
-    pub fn adopt_blob(&self, from: &Self, descriptor: &Descriptor) -> Result<(), LayoutError> {
-        if self.blob_size(&descriptor.digest) == Some(descriptor.size) {
-            return Ok(());
-        }
-        from.verify_blob(descriptor)?;
-        let (source, target) = (
-            from.blob_path(&descriptor.digest),
-            self.blob_path(&descriptor.digest),
-        );
-        if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent).map_err(|error| LayoutError::io("create", parent, error))?;
-        }
-        match fs::hard_link(&source, &target) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Either somebody else was faster or what lies here is damaged.
-                if self.blob_size(&descriptor.digest) == Some(descriptor.size) {
-                    return Ok(());
-                }
-            }
-            // Another file system, or one without links.
-            Err(_) => {}
-        }
-        let mut reader = from.open_blob(descriptor)?;
-        let mut writer = self.blob_writer_for(descriptor.digest.algorithm())?;
-        io::copy(&mut reader, &mut writer)
-            .map_err(|error| LayoutError::io("copy", &source, error))?;
-        writer.commit(Some(&descriptor.digest))?;
-        Ok(())
-    }
-
     pub(super) fn lock(&self) -> Result<File, LayoutError> {
         let path = self.root.join(LOCK);
         let file = OpenOptions::new()
@@ -351,9 +163,8 @@ impl OciLayout {
         let path = self.root.join(name);
         let staging = self.root.join(STAGING);
         let write = || -> io::Result<()> {
-            let mut file = NamedTempFile::new_in(&staging)?;
+            let mut file = unpublished(&staging)?;
             file.write_all(bytes)?;
-            readable(file.as_file())?;
             file.as_file().sync_all()?;
             file.persist(&path)?;
             sync_folder(&self.root)
@@ -376,7 +187,7 @@ pub(super) fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{Platform, media_type};
+    use crate::oci::{Digest, Platform, media_type};
 
     fn store(layout: &OciLayout, content: &[u8]) -> Descriptor {
         let layer = layout.write_blob(media_type::LAYER_TAR, content).unwrap();

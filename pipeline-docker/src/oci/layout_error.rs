@@ -112,6 +112,21 @@ pub enum LayoutError {
         /// The tags there are.
         available: Vec<String>,
     },
+    /// The tag names another image already.
+    #[error(
+        "{tag} in {} names another image ({existing}, not {wanted}); use a new tag, or allow the tag to move",
+        path.display()
+    )]
+    TagExists {
+        /// The tag.
+        tag: String,
+        /// The layout.
+        path: PathBuf,
+        /// What it names now.
+        existing: Digest,
+        /// What it was to name.
+        wanted: Digest,
+    },
     /// The image exists, but not for this platform.
     #[error(
         "image {digest} has nothing for {wanted}; it offers {}",

@@ -137,48 +137,87 @@ impl OciLayout {
     /// # Errors
     /// The blob is missing, or the disk refuses.
     pub fn set_tag(&self, tag: Option<&str>, descriptor: &Descriptor) -> Result<(), LayoutError> {
+        self.change_index(descriptor, |index| {
+            place(index, tag, descriptor);
+            Ok(())
+        })
+    }
+
+    /// Puts a manifest into the index under all of `tags`, or under none where one of them names
+    /// another image already. The manifest's blob must be there already.
+    ///
+    /// # Errors
+    /// [`LayoutError::TagExists`], the blob is missing, or the disk refuses.
+    pub fn claim_tags(&self, tags: &[String], descriptor: &Descriptor) -> Result<(), LayoutError> {
+        self.change_index(descriptor, |index| {
+            for tag in tags {
+                let taken = index.manifests.iter().find(|old| is_tagged(old, tag));
+                if let Some(old) = taken.filter(|old| old.digest != descriptor.digest) {
+                    return Err(LayoutError::TagExists {
+                        tag: tag.clone(),
+                        path: self.root.clone(),
+                        existing: old.digest.clone(),
+                        wanted: descriptor.digest.clone(),
+                    });
+                }
+            }
+            for tag in tags {
+                place(index, Some(tag), descriptor);
+            }
+            Ok(())
+        })
+    }
+
+    fn change_index(
+        &self,
+        descriptor: &Descriptor,
+        change: impl FnOnce(&mut ImageIndex) -> Result<(), LayoutError>,
+    ) -> Result<(), LayoutError> {
         if self.blob_size(&descriptor.digest).is_none() {
             return Err(LayoutError::MissingBlob {
                 digest: descriptor.digest.clone(),
                 path: self.root.clone(),
             });
         }
-        let mut entry = descriptor.clone();
-        entry.annotations.remove(REF_NAME);
-        if let Some(tag) = tag {
-            entry
-                .annotations
-                .insert(REF_NAME.to_owned(), tag.to_owned());
-        }
         let lock = self.lock()?;
         let mut index = self.index()?;
         let before = index.clone();
-        match tag {
-            Some(tag) => {
-                let same = |old: &Descriptor| {
-                    old.annotations
-                        .get(REF_NAME)
-                        .is_some_and(|name| name == tag)
-                };
-                // A tag is news about an image that had no name so far.
-                let unnamed = |old: &Descriptor| {
-                    old.digest == entry.digest && !old.annotations.contains_key(REF_NAME)
-                };
-                let entries = &index.manifests;
-                let place = entries.iter().position(same);
-                match place.or_else(|| entries.iter().position(unnamed)) {
-                    Some(place) => index.manifests[place] = entry,
-                    None => index.manifests.push(entry),
-                }
-            }
-            None if index.manifests.iter().any(|old| old.digest == entry.digest) => {}
-            None => index.manifests.push(entry),
-        }
+        change(&mut index)?;
         if index != before {
             self.replace(INDEX, &json(&index))?;
         }
         drop(lock);
         Ok(())
+    }
+}
+
+fn is_tagged(entry: &Descriptor, tag: &str) -> bool {
+    entry
+        .annotations
+        .get(REF_NAME)
+        .is_some_and(|name| name == tag)
+}
+
+fn place(index: &mut ImageIndex, tag: Option<&str>, descriptor: &Descriptor) {
+    let mut entry = descriptor.clone();
+    entry.annotations.remove(REF_NAME);
+    let entries = &mut index.manifests;
+    let Some(tag) = tag else {
+        if !entries.iter().any(|old| old.digest == entry.digest) {
+            entries.push(entry);
+        }
+        return;
+    };
+    entry
+        .annotations
+        .insert(REF_NAME.to_owned(), tag.to_owned());
+    // A tag is news about an image that had no name so far.
+    let unnamed =
+        |old: &Descriptor| old.digest == entry.digest && !old.annotations.contains_key(REF_NAME);
+    let same = entries.iter().position(|old| is_tagged(old, tag));
+    match same.or_else(|| entries.iter().position(unnamed)) {
+        Some(found) => entries[found] = entry,
+        None => entries.push(entry),
     }
 }
 

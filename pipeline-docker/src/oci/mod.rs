@@ -6,6 +6,7 @@ mod descriptor;
 mod digest;
 mod docker_archive;
 mod layout;
+mod layout_blobs;
 mod layout_error;
 mod layout_index;
 mod layout_name;
@@ -14,6 +15,8 @@ pub mod media_type;
 mod platform;
 
 pub use blob_writer::BlobWriter;
+pub(crate) use blob_writer::unpublished;
+pub(crate) use config::time_text;
 pub use config::{HealthConfig, HistoryEntry, ImageConfig, RootFs, RunConfig};
 pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestAlgorithm, DigestError, DigestHasher, DigestWriter};

@@ -12,12 +12,12 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use super::challenge::Challenge;
-use super::credentials::Credentials;
 use super::error::RegistryError;
 use super::progress::Operation;
 use super::request::Request;
 use super::scope::Scopes;
 use super::transport::{Transport, is_loopback};
+use crate::credentials::Credentials;
 
 /// What the token specification says when `expires_in` is absent.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);

@@ -10,18 +10,21 @@ use serde::Deserialize;
 use super::error::RegistryError;
 use super::options::RegistryOptions;
 use super::progress::{BlobOutcome, Operation, TransferObserver};
-use super::push::{ExistingTag, unique_blobs};
+use super::push::unique_blobs;
 use super::rate_limit::RateLimit;
 use super::report::{BlobReport, PushReport, Totals};
 use super::repository::{Access, Repository};
 use super::request::{Call, Request};
 use super::scope::Scopes;
 use super::transport::Transport;
+use crate::existing_tag::ExistingTag;
 use crate::oci::{Descriptor, Digest};
 use crate::reference::ImageReference;
 
 /// A page of tags or an index of referrers is not longer.
 pub(crate) const MAX_LIST: usize = 8 * 1024 * 1024;
+/// Bytes of all pages together: some hundred thousand tags.
+pub(crate) const MAX_LISTS: usize = 16 * 1024 * 1024;
 /// Pages that are read before a registry is taken to go round in circles.
 pub(crate) const MAX_PAGES: usize = 10_000;
 
@@ -247,6 +250,7 @@ impl Registry {
         let repository = self.open(repository, Access::Pull, &operation).await?;
         let action = format!("list the tags of {}", repository.name);
         let mut tags = Vec::new();
+        let mut left = MAX_LISTS;
         let mut url = repository.url("tags/list");
         for _ in 0..MAX_PAGES {
             let request = Request::new(Method::GET, url.clone());
@@ -259,7 +263,9 @@ impl Registry {
                 Some(link) => Some(repository.host.resolve(answer.url(), link, &action)?),
                 None => None,
             };
-            let page: Page = serde_json::from_slice(&answer.into_bytes(MAX_LIST).await?)
+            let bytes = answer.into_bytes(MAX_LIST.min(left)).await?;
+            left -= bytes.len();
+            let page: Page = serde_json::from_slice(&bytes)
                 .map_err(|_| repository.protocol(&action, "its list is no valid JSON"))?;
             // An empty repository lists null.
             tags.extend(page.tags.unwrap_or_default());

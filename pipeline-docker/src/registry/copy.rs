@@ -4,9 +4,10 @@ use super::client::Registry;
 use super::error::RegistryError;
 use super::origin::RemoteOrigin;
 use super::pull::{PlatformChoice, resolve};
-use super::push::{ExistingTag, publish};
+use super::push::publish;
 use super::report::PushReport;
 use super::repository::{Access, Repository};
+use crate::existing_tag::ExistingTag;
 use crate::reference::ImageReference;
 
 /// How an image is copied.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::oci::{Digest, ManifestError, Platform};
 use crate::reference::{ImageReference, ReferenceError};
 
-use super::credentials::CredentialError;
+use crate::credentials::CredentialError;
 
 /// A cause from another crate.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;

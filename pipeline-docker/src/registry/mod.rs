@@ -28,11 +28,9 @@ mod body;
 mod challenge;
 mod client;
 mod copy;
-mod credential_helper;
-mod credentials;
-mod docker_config;
 mod error;
 mod host;
+mod image;
 mod options;
 mod origin;
 mod progress;
@@ -50,19 +48,19 @@ mod steps;
 mod transport;
 mod upload;
 
+pub use crate::credentials::{
+    Anonymous, CredentialChain, CredentialError, CredentialSource, Credentials, DockerConfig,
+    DockerConfigError, HelperError, StaticCredentials,
+};
+pub use crate::existing_tag::ExistingTag;
 pub use crate::tag_policy::{TagError, TagPolicy, TagScheme, TagSet, TagTemplate};
 pub use client::{Login, Registry, ResolvedImage};
 pub use copy::CopyOptions;
-pub use credential_helper::HelperError;
-pub use credentials::{
-    Anonymous, CredentialChain, CredentialError, CredentialSource, Credentials, StaticCredentials,
-};
-pub use docker_config::{DockerConfig, DockerConfigError};
 pub use error::{RegistryError, RegistryErrorKind};
 pub use options::RegistryOptions;
 pub use progress::{BlobOutcome, TransferEvent, TransferObserver};
 pub use pull::{PlatformChoice, PullOptions};
-pub use push::{ExistingTag, PushOptions};
+pub use push::PushOptions;
 pub use rate_limit::RateLimit;
 pub use report::{BlobReport, PullReport, PushReport};
 pub use retry::RetryPolicy;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use pipeline_core::Secret;
 
-use super::credentials::{Anonymous, CredentialSource};
 use super::progress::TransferObserver;
 use super::retry::RetryPolicy;
+use crate::credentials::{Anonymous, CredentialSource};
 
 const MIB: u64 = 1024 * 1024;
 

@@ -1,12 +1,13 @@
 //! Images on their way into a layout.
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use pipeline_core::error_chain;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::client::Registry;
@@ -79,7 +80,7 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`RegistryError`]; the layout's index is untouched then.
+    /// [`RegistryError`]; the layout's index is untouched then, and nothing incomplete is left.
     ///
     /// # Cancellation
     ///
@@ -96,20 +97,7 @@ impl Registry {
         let reference = reference.or_latest();
         let source =
             Repository::open(self.transport(), &reference, Access::Pull, &operation).await?;
-        let anonymous = source
-            .host
-            .authenticator
-            .credentials(self.transport())
-            .await?
-            .is_none();
-        if anonymous && !source.host.is_loopback() {
-            let registry = reference.domain();
-            operation.tell(&TransferEvent::Warning {
-                message: format!(
-                    "pulling from {registry} without credentials, for which its limits are lower"
-                ),
-            });
-        }
+        let anonymous = is_anonymous(&source).await?;
         let (named, root) = resolve(&source, &reference, &options.platform).await?;
         let origin = RemoteOrigin(source.clone());
         let tree = manifests(&origin, root.clone()).await?;
@@ -140,6 +128,24 @@ impl Registry {
             duration: started.elapsed(),
         })
     }
+}
+
+/// Whether nobody has credentials for the registry, which is said aloud.
+pub(crate) async fn is_anonymous(source: &Repository) -> Result<bool, RegistryError> {
+    let known = source
+        .host
+        .authenticator
+        .credentials(&source.transport)
+        .await?;
+    if known.is_none() && !source.host.is_loopback() {
+        let registry = &source.host.name;
+        source.operation.tell(&TransferEvent::Warning {
+            message: format!(
+                "pulling from {registry} without credentials, for which its limits are lower"
+            ),
+        });
+    }
+    Ok(known.is_none())
 }
 
 /// What the reference names, and the manifest of it that is meant.
@@ -186,33 +192,40 @@ fn platforms(manifests: &[Descriptor]) -> String {
     }
 }
 
-async fn pull_blobs(
+pub(crate) async fn pull_blobs(
     source: &Repository,
     layout: &OciLayout,
     blobs: &[Descriptor],
 ) -> Result<Vec<BlobReport>, RegistryError> {
     let permits = Arc::new(Semaphore::new(source.transport.options().parallel.max(1)));
+    let (held, mut released) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
     for (place, blob) in blobs.iter().enumerate() {
         let (source, layout, blob) = (source.clone(), layout.clone(), blob.clone());
         let permits = Arc::clone(&permits);
+        let held = held.clone();
         tasks.spawn(async move {
             let _permit = permits.acquire_owned().await;
             let report = if is_foreign(&blob) {
                 foreign(&blob, &source.operation)
             } else {
-                pull_blob(&source, &layout, &blob).await?
+                pull_blob(&source, &layout, &blob, held).await?
             };
             Ok((place, report))
         });
     }
-    collect(tasks).await
+    drop(held);
+    let reports = collect(tasks).await;
+    // After a failure a batch of another blob may still be on its way to the disk.
+    released.recv().await;
+    reports
 }
 
 async fn pull_blob(
     source: &Repository,
     layout: &OciLayout,
     blob: &Descriptor,
+    held: Held,
 ) -> Result<BlobReport, RegistryError> {
     let started = Instant::now();
     let operation = &source.operation;
@@ -222,13 +235,17 @@ async fn pull_blob(
         size,
     });
     let known = digest.clone();
-    let there = blocking(layout, move |layout| Ok(layout.blob_size(&known))).await?;
-    let (outcome, moved) = if there == Some(size) {
+    let there = blocking(
+        layout,
+        move |layout| Ok(layout.has_whole_blob(&known, size)),
+    )
+    .await?;
+    let (outcome, moved) = if there {
         (BlobOutcome::Existed, 0)
     } else {
         (
             BlobOutcome::Downloaded,
-            download(source, layout, blob).await?,
+            download(source, layout, blob, held).await?,
         )
     };
     operation.tell(&TransferEvent::BlobFinished {
@@ -243,11 +260,12 @@ async fn download(
     source: &Repository,
     layout: &OciLayout,
     blob: &Descriptor,
+    held: Held,
 ) -> Result<u64, RegistryError> {
     let policy = &source.transport.options().retry;
     let mut delays = policy.delays();
     let mut attempt = 1;
-    let mut sink = Sink::open(layout, blob).await?;
+    let mut sink = Sink::open(layout, blob, held).await?;
     let mut best = 0;
     let mut moved = 0;
     loop {
@@ -287,7 +305,7 @@ async fn fetch(
     }
     let (mut answer, start) = source.open_blob(blob, sink.received).await?;
     if start != sink.received {
-        *sink = Sink::open(layout, blob).await?;
+        *sink = Sink::open(layout, blob, sink.held.clone()).await?;
     }
     while let Some(bytes) = answer.chunk().await? {
         let count = bytes.len() as u64;
@@ -319,25 +337,46 @@ fn size_mismatch(source: &Repository, blob: &Descriptor, actual: u64) -> Registr
     }
 }
 
+/// Is held for as long as there may be something incomplete in the layout.
+type Held = mpsc::Sender<Infallible>;
+
+/// What is written to, in a blocking task or between two of them.
+struct Writing {
+    // Dropped first, which removes what is incomplete.
+    writer: BlobWriter,
+    _held: Held,
+}
+
 /// Writes and hashes in batches on a thread that may block.
 struct Sink {
     layout: OciLayout,
     blob: Descriptor,
     /// Away while a batch is written, and for good if the writing task died.
-    writer: Option<BlobWriter>,
+    writer: Option<Writing>,
+    held: Held,
     batch: Vec<Bytes>,
     batched: usize,
     received: u64,
 }
 
 impl Sink {
-    async fn open(layout: &OciLayout, blob: &Descriptor) -> Result<Self, RegistryError> {
+    async fn open(
+        layout: &OciLayout,
+        blob: &Descriptor,
+        held: Held,
+    ) -> Result<Self, RegistryError> {
         let algorithm = blob.digest.algorithm();
-        let writer = blocking(layout, move |layout| layout.blob_writer_for(algorithm)).await?;
+        let _held = held.clone();
+        let writer = blocking(layout, move |layout| {
+            let writer = layout.blob_writer_for(algorithm)?;
+            Ok(Writing { writer, _held })
+        });
+        let writer = writer.await?;
         Ok(Self {
             layout: layout.clone(),
             blob: blob.clone(),
             writer: Some(writer),
+            held,
             batch: Vec::new(),
             batched: 0,
             received: 0,
@@ -356,7 +395,7 @@ impl Sink {
     }
 
     async fn flush(&mut self) -> Result<(), RegistryError> {
-        let Some(mut writer) = self.writer.take() else {
+        let Some(mut writing) = self.writer.take() else {
             return Err(RegistryError::Configuration {
                 what: "a writer of the layout is gone".to_owned(),
                 source: None,
@@ -366,13 +405,16 @@ impl Sink {
         self.batched = 0;
         let written = blocking(&self.layout, move |layout| {
             for bytes in &batch {
-                writer.write_all(bytes).map_err(|source| LayoutError::Io {
-                    action: "write a blob into",
-                    path: layout.path().to_owned(),
-                    source,
-                })?;
+                writing
+                    .writer
+                    .write_all(bytes)
+                    .map_err(|source| LayoutError::Io {
+                        action: "write a blob into",
+                        path: layout.path().to_owned(),
+                        source,
+                    })?;
             }
-            Ok(writer)
+            Ok(writing)
         });
         self.writer = Some(written.await?);
         Ok(())
@@ -380,11 +422,15 @@ impl Sink {
 
     async fn commit(mut self, source: &Repository) -> Result<(), RegistryError> {
         self.flush().await?;
-        let Some(writer) = self.writer.take() else {
+        let Some(writing) = self.writer.take() else {
             return Ok(());
         };
         let expected = self.blob.digest.clone();
-        let committed = tokio::task::spawn_blocking(move || writer.commit(Some(&expected))).await;
+        let commit = move || {
+            let Writing { writer, _held } = writing;
+            writer.commit(Some(&expected))
+        };
+        let committed = tokio::task::spawn_blocking(commit).await;
         match committed {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(LayoutError::WrongDigest { expected, actual })) => {

@@ -13,22 +13,12 @@ use super::origin::{LayoutOrigin, Origin, blocking};
 use super::progress::{BlobOutcome, Operation, TransferEvent};
 use super::report::{BlobReport, PushReport, Totals};
 use super::repository::{Access, FetchedManifest, Repository};
+use crate::existing_tag::ExistingTag;
 use crate::oci::{Descriptor, Manifest, OciLayout};
 use crate::reference::ImageReference;
 
 /// An index in an index is allowed by the specification; nobody needs more.
 const MAX_DEPTH: usize = 4;
-
-/// What happens when the tag exists with another digest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ExistingTag {
-    /// The push is refused before anything is sent. Tags are unique by default.
-    #[default]
-    Refuse,
-    /// The tag is moved, as `docker push` does.
-    Move,
-}
 
 /// How an image is pushed.
 #[derive(Clone, Debug, Default)]

@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 
-use super::client::{MAX_LIST, MAX_PAGES, Registry, next_page, selector};
+use super::client::{MAX_LIST, MAX_LISTS, MAX_PAGES, Registry, next_page, selector};
 use super::error::RegistryError;
 use super::repository::{Access, FetchedManifest, Repository};
 use super::request::Request;
@@ -40,6 +40,7 @@ impl Registry {
         };
         let action = format!("list what refers to {digest} in {}", repository.name);
         let mut found = Vec::new();
+        let mut left = MAX_LISTS;
         let mut url = repository.url(&format!("referrers/{digest}"));
         if let Some(wanted) = artifact_type {
             url.query_pairs_mut().append_pair("artifactType", wanted);
@@ -57,7 +58,9 @@ impl Registry {
                 Some(link) => Some(repository.host.resolve(answer.url(), link, &action)?),
                 None => None,
             };
-            let index: ImageIndex = serde_json::from_slice(&answer.into_bytes(MAX_LIST).await?)
+            let bytes = answer.into_bytes(MAX_LIST.min(left)).await?;
+            left -= bytes.len();
+            let index: ImageIndex = serde_json::from_slice(&bytes)
                 .map_err(|_| repository.protocol(&action, "its answer is no image index"))?;
             found.extend(index.manifests);
             match next {

@@ -357,5 +357,6 @@ fn received(answer: &Answer) -> Option<u64> {
     let range = range.strip_prefix("bytes=").unwrap_or(range);
     let (_, last) = range.split_once('-')?;
     let last: u64 = last.trim().parse().ok()?;
-    Some(last + 1)
+    // A registry that says it has more than there can be is not believed.
+    last.checked_add(1)
 }

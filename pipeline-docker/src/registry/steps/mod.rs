@@ -1,6 +1,8 @@
 //! Registry work as steps of a pipeline.
 
 mod copy_image;
+#[cfg(feature = "engine")]
+mod engine_push;
 mod image_input;
 mod pull_image;
 mod push_image;

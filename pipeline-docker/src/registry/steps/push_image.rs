@@ -6,11 +6,12 @@ use pipeline_core::{InputRef, Step, StepContext, StepError};
 use super::super::client::Registry;
 use super::super::error::RegistryError;
 use super::super::origin::blocking;
-use super::super::push::{ExistingTag, PushOptions};
+use super::super::push::PushOptions;
 use super::super::step_log::drive;
 use super::image_input::ImageInput;
 use super::pushed_image::PushedImage;
 use crate::builder::ImageLocation;
+use crate::existing_tag::ExistingTag;
 use crate::oci::{Digest, OciLayout};
 use crate::reference::ImageReference;
 use crate::tag_policy::{TagPolicy, TagSet};
@@ -32,6 +33,11 @@ pub struct PushImage {
     target: ImageReference,
     tags: TagPolicy,
     options: PushOptions,
+    #[cfg(feature = "engine")]
+    engine: Option<(
+        crate::engine::Engine,
+        std::sync::Arc<dyn crate::credentials::CredentialSource>,
+    )>,
 }
 
 impl PushImage {
@@ -44,6 +50,8 @@ impl PushImage {
             target,
             tags: TagPolicy::default(),
             options: PushOptions::default(),
+            #[cfg(feature = "engine")]
+            engine: None,
         }
     }
 
@@ -58,6 +66,21 @@ impl PushImage {
     #[must_use]
     pub fn with_options(mut self, options: PushOptions) -> Self {
         self.options = options;
+        self
+    }
+
+    /// Sets the engine that pushes what was built into its store, and who knows its credentials.
+    ///
+    /// The image gets the target's names there, too. On the way it has a tag `upload-<id>`, in the
+    /// engine and in the registry; where the registry deletes no tags, that one stays.
+    #[cfg(feature = "engine")]
+    #[must_use]
+    pub fn with_engine(
+        mut self,
+        engine: crate::engine::Engine,
+        credentials: std::sync::Arc<dyn crate::credentials::CredentialSource>,
+    ) -> Self {
+        self.engine = Some((engine, credentials));
         self
     }
 
@@ -88,9 +111,23 @@ impl Step for PushImage {
                 match built.location {
                     // Its tag in the layout may name something newer by now.
                     ImageLocation::Layout { path, .. } => (path, Ok(built.manifest)),
+                    #[cfg(feature = "engine")]
+                    ImageLocation::Engine { .. } if self.engine.is_some() => {
+                        return self.with_own_engine(context, &built).await;
+                    }
+                    ImageLocation::DockerArchive { .. } => {
+                        return Err(StepError::failed(
+                            "the image is in a file for `docker load`; build it into a layout to push it",
+                        ));
+                    }
+                    ImageLocation::Registry { reference } => {
+                        return Err(StepError::failed(format!(
+                            "the image is in a registry already, as {reference}; use the steps `CopyImage` or `TagImage`",
+                        )));
+                    }
                     ImageLocation::Engine { .. } => {
                         return Err(StepError::failed(
-                            "the image is in an engine's store; push it with the engine, or build it into a layout",
+                            "the image is in an engine's store; give this step the engine (feature `engine`), or build it into a layout",
                         ));
                     }
                 }
@@ -98,8 +135,10 @@ impl Step for PushImage {
         };
         let doing = format!("push to {}", self.target.name());
         let path = context.data_dir().join(path);
-        let layout =
-            OciLayout::open(&path).map_err(|error| StepError::errored(doing.as_str(), error))?;
+        let layout = tokio::task::spawn_blocking(move || OciLayout::open(path))
+            .await
+            .map_err(|error| StepError::errored(doing.as_str(), error))?
+            .map_err(|error| StepError::errored(doing.as_str(), error))?;
         let root = match named {
             Ok(manifest) => manifest,
             Err(name) => blocking(&layout, move |layout| layout.resolve(name.as_deref()))
@@ -110,6 +149,14 @@ impl Step for PushImage {
         let pushed = drive(context, &doing, |observer| async {
             let registry = self.registry.observed_by(observer);
             let mut pushed: Option<PushedImage> = None;
+            refuse_taken(
+                &registry,
+                &self.target,
+                &tags,
+                &root.digest,
+                self.options.existing,
+            )
+            .await?;
             for tag in &tags.unique {
                 let target = self.target.with_tag(tag.as_str())?;
                 match &mut pushed {
@@ -136,18 +183,73 @@ impl Step for PushImage {
             Ok(pushed)
         })
         .await?;
-        for (alias, reason) in &pushed.failed_aliases {
-            context
-                .warn(format!("alias {alias} was not moved: {reason}"))
-                .await;
-        }
-        pushed.show(context).await;
-        Ok(pushed)
+        Ok(show(context, pushed).await)
     }
 }
 
+#[cfg(feature = "engine")]
+impl PushImage {
+    async fn with_own_engine(
+        &self,
+        context: &StepContext,
+        built: &crate::builder::BuiltImage,
+    ) -> Result<PushedImage, StepError> {
+        let Some(engine) = &self.engine else {
+            return Err(StepError::failed("there is no engine to push with"));
+        };
+        let tags = self.tags(context, built.digest())?;
+        let pushed = super::engine_push::push_with_engine(
+            context,
+            engine,
+            &self.registry,
+            built,
+            &self.target,
+            &tags,
+            self.options.existing,
+        )
+        .await?;
+        Ok(show(context, pushed).await)
+    }
+}
+
+async fn show(context: &StepContext, pushed: PushedImage) -> PushedImage {
+    for (alias, reason) in &pushed.failed_aliases {
+        context
+            .warn(format!("alias {alias} was not moved: {reason}"))
+            .await;
+    }
+    pushed.show(context).await;
+    pushed
+}
+
+/// Refuses tags of which one names another image, before the first of them is set.
+pub(super) async fn refuse_taken(
+    registry: &Registry,
+    target: &ImageReference,
+    tags: &TagSet,
+    digest: &Digest,
+    existing: ExistingTag,
+) -> Result<(), RegistryError> {
+    // A single one is looked up where it is set.
+    if existing != ExistingTag::Refuse || tags.unique.len() < 2 {
+        return Ok(());
+    }
+    for tag in &tags.unique {
+        let wanted = target.with_tag(tag.as_str())?;
+        let there = registry.resolve(&wanted).await?;
+        if let Some(there) = there.filter(|there| there.digest != *digest) {
+            return Err(RegistryError::TagExists {
+                reference: Box::new(wanted),
+                existing: there.digest,
+                wanted: digest.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Moves aliases to an image, after looking whether it is really there.
-async fn move_aliases(
+pub(super) async fn move_aliases(
     registry: &Registry,
     pushed: &mut PushedImage,
     aliases: &[String],

@@ -4,10 +4,10 @@ use async_trait::async_trait;
 use pipeline_core::{InputRef, Step, StepContext, StepError};
 
 use super::super::client::Registry;
-use super::super::push::ExistingTag;
 use super::super::step_log::drive;
 use super::image_input::RemoteImage;
 use super::pushed_image::PushedImage;
+use crate::existing_tag::ExistingTag;
 
 /// Gives an image that is in a registry a further tag in its repository.
 ///

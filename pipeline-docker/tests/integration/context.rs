@@ -157,7 +157,8 @@ fn paths(root: &Path, rule: IgnoreRule) -> Vec<String> {
 /// What the classic builder of the engine at hand copies with `COPY . /`.
 fn seen_by_engine(root: &Path, tag: &str) -> Result<Vec<String>, String> {
     let build = Command::new("docker")
-        .args(["build", "--quiet", "--tag", tag])
+        // Looking for a cache, the engine fails when another test removes an image meanwhile.
+        .args(["build", "--quiet", "--no-cache", "--tag", tag])
         .arg(root)
         .env("DOCKER_BUILDKIT", "0")
         .output()
@@ -383,6 +384,7 @@ fn the_engine_builds_from_the_tar() {
         .args([
             "build",
             "--quiet",
+            "--no-cache",
             "--tag",
             "pipeline-docker-context:tar",
             "-",
@@ -431,16 +433,37 @@ fn big_files_are_named() {
     assert!(files.size() > 5000 && files.len() == 2);
 }
 
+/// Runs something on a thread without the superuser's rights, for which no folder is closed.
+fn as_anybody<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+    let nothing = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            set_capabilities(None, nothing).unwrap();
+            act()
+        });
+        thread.join().unwrap()
+    })
+}
+
 #[test]
 fn ignored_folders_are_not_entered() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempdir().unwrap();
     tree(dir.path(), &["secret/x", "a"]);
-    // Whoever entered it as an ordinary user would fail.
     let secret = dir.path().join("secret");
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
+    let scan = || BuildContext::new(dir.path()).scan();
+    // Whoever enters it fails.
+    let entered = as_anybody(scan);
     fs::write(dir.path().join(".dockerignore"), "secret\n!a\n").unwrap();
-    let found = paths(dir.path(), IgnoreRule::Buildkit);
+    let found = as_anybody(|| paths(dir.path(), IgnoreRule::Buildkit));
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o755)).unwrap();
+    let error = pipeline_core::error_chain(&entered.unwrap_err());
+    assert!(error.contains("secret"), "{error}");
     assert_eq!(found, [".dockerignore", "a"]);
 }

@@ -189,7 +189,7 @@ fn what_the_engine_saves_is_a_base() {
     fs::write(context.join("a"), "content\n").unwrap();
     let name = "pipeline-docker-test:saved";
     let build = std::process::Command::new("docker")
-        .args(["build", "--quiet", "--tag", name])
+        .args(["build", "--quiet", "--no-cache", "--tag", name])
         .arg(&context)
         .env("DOCKER_BUILDKIT", "0")
         .output()

@@ -1,10 +1,13 @@
 //! Tests through the public interface.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod archive;
 mod context;
 mod daemonless;
 mod debian;
 mod engine;
+mod faults;
+mod room;
 mod steps;
 mod support;
 mod tools;

@@ -5,7 +5,7 @@ use std::process::Command;
 use pipeline_docker::oci::{OciLayout, media_type};
 use pipeline_docker::registry::{CopyOptions, PullOptions, PushOptions};
 
-use crate::fixture::{client, image, reference};
+use crate::fixture::{client, image, layers, reference};
 use crate::server::{Server, run};
 
 /// Takes the image off the engine again.
@@ -92,4 +92,45 @@ async fn what_the_engine_pushes_keeps_its_digest_through_a_layout() {
         .await
         .unwrap();
     assert_eq!(report.digest, pulled.manifest.digest);
+}
+
+#[cfg(feature = "engine")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs docker-registry and a docker engine"]
+async fn a_pull_by_the_engine_stops_with_the_job_it_was_for() {
+    use pipeline_core::executor::EnvironmentRequest;
+    use pipeline_core::{EventSink, Executor, Scope};
+    use pipeline_docker::container::{ContainerExecutor, ContainerSpec};
+    use pipeline_docker::engine::Engine;
+
+    use crate::proxy::{Fault, Proxy};
+
+    let server = Server::start();
+    let proxy = Proxy::start(&server.address).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (layout, _) = image(&folder.path().join("layout"), &[("base", 900_000)]);
+    let target = reference(format!("{}/team/slow:1", proxy.address));
+    client()
+        .push(&layout, &target, &PushOptions::default())
+        .await
+        .unwrap();
+    let image = Pulled(target.to_string());
+    let layer = &layers(&layout)[0];
+    proxy.fault("GET", layer, 1, Fault::SlowAnswer(300_000));
+
+    let engine = Engine::from_env().await.unwrap();
+    let executor = ContainerExecutor::new(engine, ContainerSpec::new(&image.0));
+    let scope = Scope::new("stopped-pull");
+    let job = folder.path().to_owned();
+    let request = EnvironmentRequest::new(scope, "stopped", job, EventSink::discard());
+    tokio::select! {
+        ended = executor.provision(&request) => panic!("{:?}", ended.err()),
+        () = proxy.slow(1) => {}
+    }
+    proxy.hung_up(1).await;
+    let inspect = Command::new("docker")
+        .args(["image", "inspect", &image.0])
+        .output()
+        .unwrap();
+    assert!(!inspect.status.success());
 }

@@ -10,7 +10,7 @@ use pipeline_docker::registry::{
 };
 use tempfile::TempDir;
 
-use crate::fixture::{client, image, options, reference};
+use crate::fixture::{client, image, layers, options, reference};
 use crate::proxy::{Fault, Proxy};
 use crate::server::Server;
 
@@ -419,6 +419,38 @@ async fn a_dropped_push_leaves_the_tag_alone() {
         () = reached => {}
     }
     assert_eq!(client().resolve(&scene.target).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs docker-registry"]
+async fn a_dropped_pull_stops_and_leaves_nothing() {
+    let scene = Scene::new(&[("base", 400_000), ("application", 300_000)]).await;
+    scene.push(&client()).await;
+    for layer in layers(&scene.layout) {
+        let slow = Fault::SlowAnswer(100_000);
+        scene.proxy.fault("GET", &layer, 1, slow);
+    }
+    let back = scene.back();
+    let options = PullOptions::default();
+    let registry = client();
+    tokio::select! {
+        _ = registry.pull(&scene.target, &back, &options) => panic!("the pull cannot end"),
+        () = scene.proxy.slow(2) => {}
+    }
+    // Nobody listens any more, and nothing else is asked for.
+    scene.proxy.hung_up(2).await;
+    scene.proxy.take_log();
+    let staging = back.path().join(".staging");
+    let empty = async {
+        // A piece that was being written is finished first.
+        while std::fs::read_dir(&staging).unwrap().count() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let limit = Duration::from_secs(60);
+    tokio::time::timeout(limit, empty).await.unwrap();
+    assert_eq!(back.tags().unwrap(), [""; 0]);
+    assert_eq!(scene.proxy.take_log(), [""; 0]);
 }
 
 #[tokio::test]

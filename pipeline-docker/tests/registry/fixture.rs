@@ -21,6 +21,14 @@ pub(crate) fn image(folder: &Path, layers: &[(&str, usize)]) -> (OciLayout, Desc
     (layout, image)
 }
 
+/// The digests of the layers of the image that is tagged `app`.
+pub(crate) fn layers(layout: &OciLayout) -> Vec<String> {
+    let app = layout.resolve(Some("app")).unwrap();
+    let app = layout.image(&app, &Platform::host()).unwrap();
+    let layers = app.manifest.layers.iter();
+    layers.map(|layer| layer.digest.to_string()).collect()
+}
+
 /// Adds an image without a name.
 pub(crate) fn add_image(layout: &OciLayout, layers: &[(&str, usize)]) -> Descriptor {
     let mut config = ImageConfig::new(Platform::host());

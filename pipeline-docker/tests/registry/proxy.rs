@@ -20,6 +20,9 @@ pub(crate) enum Fault {
     CutAnswer(usize),
     /// Nothing comes back and nothing is read, until the client gives up.
     Stall,
+    /// After so many bytes of the answer's body the rest comes a byte at a time, for hours. Not
+    /// nothing: an engine that gave up learns of it when more comes.
+    SlowAnswer(usize),
     /// The answer's `Location` is made relative.
     RelativeLocation,
     /// The registry does not see the wish to mount.
@@ -45,6 +48,10 @@ struct Shared {
     log: Vec<String>,
     /// Requests that carried our credentials.
     authorized: usize,
+    /// Answers that have become slow.
+    slow: usize,
+    /// Clients that then hung up.
+    hung_up: usize,
     /// Every how many requests the proxy is busy.
     busy_every: Option<usize>,
     requests: usize,
@@ -96,6 +103,24 @@ impl Proxy {
     /// Every so many requests are answered with 503.
     pub(crate) fn busy_every(&self, requests: usize) {
         self.shared.lock().unwrap().busy_every = Some(requests);
+    }
+
+    /// Waits until so many answers have become slow.
+    pub(crate) async fn slow(&self, answers: usize) {
+        self.until(|shared| shared.slow >= answers).await;
+    }
+
+    /// Waits until so many clients have hung up on slow answers.
+    pub(crate) async fn hung_up(&self, clients: usize) {
+        self.until(|shared| shared.hung_up >= clients).await;
+    }
+
+    async fn until(&self, so: impl Fn(&Shared) -> bool) {
+        let limit = std::time::Instant::now() + std::time::Duration::from_secs(120);
+        while !so(&self.shared.lock().unwrap()) {
+            assert!(std::time::Instant::now() < limit, "it does not happen");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
     }
 
     /// How many requests carried credentials.
@@ -219,6 +244,21 @@ async fn serve(stream: TcpStream, upstream: String, shared: Arc<Mutex<Shared>>) 
             Some(Fault::CutAnswer(bytes)) => {
                 let mut part = answers.take(*bytes as u64);
                 tokio::io::copy(&mut part, &mut client).await.ok()?;
+                return None;
+            }
+            Some(Fault::SlowAnswer(bytes)) => {
+                let mut part = (&mut answers).take(*bytes as u64);
+                tokio::io::copy(&mut part, &mut client).await.ok()?;
+                shared.lock().unwrap().slow += 1;
+                let mut byte = [0];
+                loop {
+                    answers.read_exact(&mut byte).await.ok()?;
+                    if client.write_all(&byte).await.is_err() {
+                        break;
+                    }
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+                shared.lock().unwrap().hung_up += 1;
                 return None;
             }
             Some(Fault::FlipBit) => {

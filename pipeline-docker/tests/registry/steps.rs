@@ -287,7 +287,9 @@ async fn an_image_is_pushed_by_its_digest_when_its_tag_in_the_layout_has_moved()
         std::fs::create_dir(&source).unwrap();
         std::fs::write(source.join("name"), name).unwrap();
         let spec = ImageSpec::new(BaseImage::Scratch).with_layer(LayerSpec::copy(&source, "/srv"));
-        let build = BuildImage::new(spec, "images/app").with_tags(tag.clone());
+        let build = BuildImage::new(spec, "images/app")
+            .with_tags(tag.clone())
+            .with_existing(ExistingTag::Move);
         job.step(name, build)
     };
     let (first, second) = (build("first"), build("second"));
@@ -306,4 +308,35 @@ async fn an_image_is_pushed_by_its_digest_when_its_tag_in_the_layout_has_moved()
     let (first, second) = (take(&seen_first), take(&seen_second));
     assert_ne!(first.manifest.digest, second.manifest.digest);
     assert_eq!(take(&seen).digest, first.manifest.digest);
+}
+
+#[tokio::test]
+#[ignore = "needs docker-registry"]
+async fn of_several_tags_none_is_set_when_one_is_taken() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let (layout, built) = image(&folder.path().join("image"), &[("base", 1_000)]);
+    let other = add_image(&layout, &[("application", 1_000)]);
+    let repository = reference(format!("{}/team/app", server.address));
+    let registry = client();
+    let push = |image: String, policy: TagPolicy| {
+        let image = ImageInput::layout(layout.path()).named(image);
+        PushImage::new(client(), image, repository.clone()).with_tags(policy)
+    };
+    layout.set_tag(Some("other"), &other).unwrap();
+    let mut job = Job::new("deliver");
+    job.step(
+        "push",
+        push("other".to_owned(), TagPolicy::of(TagScheme::Revision)),
+    );
+    let report = run(folder.path(), job, facts(7)).await;
+    assert_eq!(report.outcome, Outcome::Succeeded, "{report:?}");
+
+    let policy = TagPolicy::template("0.1.{build}").unwrap();
+    let mut job = Job::new("deliver");
+    let both = policy.with(TagScheme::Revision);
+    job.step("push", push(built.digest.to_string(), both));
+    let report = run(folder.path(), job, facts(7)).await;
+    assert_eq!(report.outcome, Outcome::Failed);
+    assert_eq!(registry.tags(&repository).await.unwrap(), ["3f2a91c04b7d"]);
 }

@@ -231,6 +231,29 @@ async fn an_index_is_pushed_whole_and_pulled_by_platform() {
     assert_eq!(pulled.manifest.digest, index.digest);
     assert_eq!(pulled.blobs.len(), 4);
 
+    // A copy is the same index with all of its images; what is asked for by platform is one.
+    let copy = reference(format!("{}/copy:1", server.address));
+    let copied = registry
+        .copy(&target, &copy, &CopyOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(copied.digest, index.digest);
+    let there = OciLayout::create(folder.path().join("there")).unwrap();
+    let pulled = registry.pull(&copy, &there, &every).await.unwrap();
+    assert_eq!(
+        (pulled.manifest.digest, pulled.blobs.len()),
+        (index.digest.clone(), 4)
+    );
+    let single = reference(format!("{}/single:1", server.address));
+    let options = CopyOptions::default().with_platform(PlatformChoice::default());
+    let copied = registry.copy(&target, &single, &options).await.unwrap();
+    assert_eq!(copied.digest, ours.digest);
+    // From a layout, too.
+    let pushed = reference(format!("{}/pushed:1", server.address));
+    let options = PushOptions::default().with_image("1");
+    let report = registry.push(&all, &pushed, &options).await.unwrap();
+    assert_eq!(report.digest, index.digest);
+
     let wanted = PlatformChoice::Only(Platform::new("linux", "riscv64"));
     let options = PullOptions::default().with_platform(wanted);
     let error = registry.pull(&target, &all, &options).await.unwrap_err();

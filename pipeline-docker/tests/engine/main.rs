@@ -1,0 +1,33 @@
+//! Tests with a real engine.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail as tests do"
+)]
+
+mod both_builders;
+mod build;
+mod connection;
+mod credentials;
+#[path = "../declared/mod.rs"]
+mod declared;
+mod faults;
+mod leftovers;
+mod own_engine;
+#[path = "../registry/server.rs"]
+#[expect(
+    dead_code,
+    reason = "shared with the registry's tests, which need more"
+)]
+mod server;
+#[cfg(feature = "registry")]
+mod slow_registry;
+#[cfg(feature = "registry")]
+mod steps;
+mod support;
+
+#[test]
+fn every_file_is_declared() {
+    declared::every_file_is_declared_in("engine");
+}

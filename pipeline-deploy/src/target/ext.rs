@@ -1,4 +1,5 @@
 use async_trait::async_trait;
+use pipeline_core::error_chain;
 
 use super::{
     Applied, Decision, DeployError, DeployEvent, DeployObserver, DeployOptions, DeployPlan,
@@ -83,7 +84,7 @@ async fn deploy<T: DeployTarget + ?Sized>(
                 let mut warnings = Vec::new();
                 if let Err(error) = target.commit(&plan).await {
                     // The release is live and healthy; what failed is the tidying.
-                    let text = format!("after the switch: {}", chain(&error));
+                    let text = format!("after the switch: {}", error_chain(&error));
                     observer.on_event(&DeployEvent::Warning { text: text.clone() });
                     warnings.push(text);
                 }
@@ -94,7 +95,7 @@ async fn deploy<T: DeployTarget + ?Sized>(
                 });
             }
             Ok(Verified::Bad(failure)) => failure,
-            Err(error) => Failure::new(FailureStage::Verify, chain(&error)),
+            Err(error) => Failure::new(FailureStage::Verify, error_chain(&error)),
         },
         Ok(Applied::Failed(failure)) => failure,
         Err(error) => {
@@ -102,12 +103,12 @@ async fn deploy<T: DeployTarget + ?Sized>(
             return match target.roll_back(&plan).await {
                 Ok(Restored::Previous(_)) => Err(error),
                 Ok(Restored::Failed(roll_back)) => Ok(DeployReport::RollbackFailed {
-                    why: Failure::new(FailureStage::Start, chain(&error)),
+                    why: Failure::new(FailureStage::Start, error_chain(&error)),
                     roll_back,
                 }),
                 Err(second) => Ok(DeployReport::RollbackFailed {
-                    why: Failure::new(FailureStage::Start, chain(&error)),
-                    roll_back: Failure::new(FailureStage::RollBack, chain(&second)),
+                    why: Failure::new(FailureStage::Start, error_chain(&error)),
+                    roll_back: Failure::new(FailureStage::RollBack, error_chain(&second)),
                 }),
             };
         }
@@ -123,18 +124,7 @@ async fn deploy<T: DeployTarget + ?Sized>(
         },
         Err(error) => DeployReport::RollbackFailed {
             why: failure,
-            roll_back: Failure::new(FailureStage::RollBack, chain(&error)),
+            roll_back: Failure::new(FailureStage::RollBack, error_chain(&error)),
         },
     })
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }

@@ -6,6 +6,9 @@
 #[derive(Debug)]
 struct Readme;
 
+#[cfg(feature = "s3-server")]
+pub mod s3_server;
+
 use sha2::{Digest, Sha256};
 
 /// Twelve hexadecimal digits of SHA-256 over the parts. Lengths are hashed as well, so that no

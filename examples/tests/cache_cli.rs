@@ -261,6 +261,12 @@ fn fallback_keys_and_templates() {
     let text = place.expect(0, &[&facts[..], &given].concat());
     assert!(text.starts_with("abc-7-x=y-"), "{text}");
 
+    // As for hosted CI, but not in silence.
+    let unset = place.cache(&["key", "{{ .Environment.A }}"]);
+    assert_eq!(unset.stdout, b"<no value>\n");
+    let said = String::from_utf8(unset.stderr).unwrap();
+    assert!(said.contains("the variable A is not set"), "{said}");
+
     let store = ["--store", "../store"];
     let branch = ["--branch", "main"];
     place.expect(
@@ -286,6 +292,20 @@ fn fallback_keys_and_templates() {
         "{text}"
     );
 
+    let ask = |key: &str| {
+        let ask = [&["explain", "--json"], &store[..], &branch, &["--key", key]].concat();
+        let answer = place.cache(&ask);
+        let json: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
+        (answer.status.code(), json)
+    };
+    let (code, answer) = ask(exact);
+    assert_eq!(code, Some(3));
+    let change = &answer["missed"]["nearest"]["changes"][0];
+    assert_eq!(change["input"], "checksum \"requirements.txt\"");
+    let (code, answer) = ask("deps1-{{ .Branch }}-");
+    assert_eq!((code, &answer["exact"]), (Some(0), &false.into()));
+    assert_eq!(answer["found"]["entry"]["paths"][0], "tree");
+
     let listed = place.expect(0, &["list", "--store", "../store", "--json"]);
     let entries: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(entries[0]["key"], rendered.trim());
@@ -295,4 +315,102 @@ fn fallback_keys_and_templates() {
 
     let gc = place.expect(0, &["gc", "--store", "../store", "--max-bytes", "0"]);
     assert!(gc.contains("1 entries evicted"), "{gc}");
+}
+
+#[test]
+fn gc_keeps_the_newest_that_fits_and_reaches_the_bound() {
+    let place = Place::new();
+    let tree = place.path("work/blob");
+    let mut state = 7_u64;
+    for key in ["older", "newer"] {
+        let bytes: Vec<u8> = (0..250_000)
+            .flat_map(|_| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                (state ^ state >> 29).to_le_bytes()
+            })
+            .collect();
+        std::fs::write(&tree, bytes).unwrap();
+        let save = ["save", "--store", "../store", "--codec", "chunked"];
+        place.expect(0, &[&save[..], &["--key", key, "blob"]].concat());
+    }
+    let gc = place.expect(0, &["gc", "--store", "../store", "--max-bytes", "3000000"]);
+    assert!(
+        gc.contains("evicted older\n") && gc.contains("1 entries evicted"),
+        "{gc}"
+    );
+    let files = std::fs::read_dir(place.path("store/entries")).unwrap();
+    let bytes: u64 = files
+        .map(|file| file.unwrap().metadata().unwrap().len())
+        .sum();
+    assert!((2_000_000..3_000_000).contains(&bytes), "{bytes}");
+}
+
+#[test]
+fn repair_removes_what_verify_finds_and_nothing_else() {
+    let place = Place::new();
+    let run = |code, arguments: &[&str]| {
+        place.expect(
+            code,
+            &[&arguments[..1], &["--store", "../store"], &arguments[1..]].concat(),
+        )
+    };
+    assert_eq!(
+        run(0, &["repair"]),
+        "0 damaged entries removed, 0 left-over files removed, 0 bytes freed\n"
+    );
+    assert!(!place.path("store").exists(), "looking makes no store");
+    // One of each kind of damage, and a sound one.
+    for key in ["bits", "short", "gone", "described", "sound"] {
+        run(0, &["save", "--key", key, "tree"]);
+    }
+    place.shell(
+        r#"
+        payload() { ls -d "$PWD"/store/entries/"$(printf %s "$1" | sha256sum | head -c 40)"-*; }
+        printf X | dd of="$(payload bits)" bs=1 seek=99 conv=notrunc 2>/dev/null
+        truncate -s -1 "$(payload short)"
+        rm "$(payload gone)"
+        described=store/entries/"$(printf %s described | sha256sum | head -c 40)".json
+        printf '{}' > "$described"
+        echo stray > store/tmp/stray
+        echo mine > store/entries/notes.txt
+        "#,
+    );
+    run(1, &["verify"]);
+    let said = run(0, &["repair"]);
+    assert_eq!(
+        said.lines()
+            .filter(|line| line.starts_with("removed "))
+            .count(),
+        4,
+        "{said}"
+    );
+    for what in [
+        "bits: damaged",
+        "short: damaged",
+        "gone: damaged",
+        ".json: damaged",
+    ] {
+        assert!(said.contains(what), "{said}");
+    }
+    // The payload of the lost description, and what a killed writer left.
+    assert!(
+        said.contains("4 damaged entries removed, 2 left-over files removed"),
+        "{said}"
+    );
+    run(0, &["verify"]);
+    assert_eq!(run(0, &["list"]).lines().count(), 1);
+    run(0, &["restore", "--key", "sound", "--into", "../out"]);
+    same_tree(&place.path("work/tree"), &place.path("out/tree"));
+    let mut left: Vec<_> = fs::read_dir(place.path("store/entries"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left.len(), 3, "{left:?}");
+    assert!(
+        run(0, &["repair"]).starts_with("0 damaged entries removed, 0 left-over files removed, 0 ")
+    );
+    run(0, &["save", "--key", "bits", "tree"]);
 }

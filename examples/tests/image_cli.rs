@@ -5,11 +5,17 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "../../pipeline-cache/src/testing/noise.rs"]
+#[expect(unreachable_pub, reason = "the cache crate exports it")]
+mod noise;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use tempfile::tempdir;
+
+use crate::noise::noise;
 
 fn image(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_image"))
@@ -180,6 +186,35 @@ fn a_layout_is_a_base_and_can_be_copied_and_saved() {
 }
 
 #[test]
+#[cfg(unix)]
+fn what_is_written_is_readable_for_whom_the_umask_says() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempdir().unwrap();
+    site(dir.path());
+    let save = ["save", "out:v1", "image.tar", "--name", "site:1"];
+    for arguments in [BUILD, &save] {
+        let output = Command::new("sh")
+            .args(["-c", "umask 027; exec \"$0\" \"$@\""])
+            .arg(env!("CARGO_BIN_EXE_image"))
+            .args(arguments)
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        stdout(&output);
+    }
+    let mut written: Vec<_> = ["image.tar", "out/index.json", "out/oci-layout"]
+        .map(|name| dir.path().join(name))
+        .into();
+    let blobs = fs::read_dir(dir.path().join("out/blobs/sha256")).unwrap();
+    written.extend(blobs.map(|blob| blob.unwrap().path()));
+    assert!(written.len() > 5);
+    for path in written {
+        let mode = path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o640, "{}", path.display());
+    }
+}
+
+#[test]
 fn a_registry_that_is_not_there_is_one_line() {
     let dir = tempdir().unwrap();
     site(dir.path());
@@ -194,19 +229,6 @@ fn a_registry_that_is_not_there_is_one_line() {
         &["pull", "127.0.0.1:9/site:v1", "--out", "pulled"],
     ));
     failure(&image(dir.path(), &["inspect", "127.0.0.1:9/site:v1"]));
-}
-
-/// Bytes that do not compress, from a fixed seed.
-fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    (0..bytes)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state as u8
-        })
-        .collect()
 }
 
 /// Every blob is what its name says.
@@ -224,7 +246,7 @@ fn assert_whole(layout: &Path) {
 fn a_killed_build_leaves_a_usable_layout() {
     let dir = tempdir().unwrap();
     site(dir.path());
-    fs::write(dir.path().join("deps/big"), noise(8_000_000)).unwrap();
+    fs::write(dir.path().join("deps/big"), noise(8_000_000, 1)).unwrap();
     let (layout, staging) = (dir.path().join("out"), dir.path().join("out/.staging"));
     let staged = || -> u64 {
         let Ok(entries) = fs::read_dir(&staging) else {
@@ -279,7 +301,7 @@ fn a_killed_build_leaves_a_usable_layout() {
 fn a_full_disk_is_named_and_leaves_nothing() {
     let dir = tempdir().unwrap();
     site(dir.path());
-    fs::write(dir.path().join("deps/big"), noise(4_000_000)).unwrap();
+    fs::write(dir.path().join("deps/big"), noise(4_000_000, 1)).unwrap();
     // The limit on file sizes stands in for the disk's; both are errors of the same write.
     let output = Command::new("sh")
         .args([
@@ -316,13 +338,32 @@ struct Registry(std::process::Child, String);
 
 impl Registry {
     fn start(folder: &Path) -> Self {
+        Self::start_with(folder, "")
+    }
+
+    /// A registry that knows one account.
+    fn start_private(folder: &Path, user: &str, password: &str) -> Self {
+        let line = Command::new("htpasswd")
+            .args(["-Bbn", user, password])
+            .output()
+            .expect("htpasswd");
+        let path = folder.join("htpasswd");
+        fs::write(&path, line.stdout).unwrap();
+        let auth = format!(
+            "auth: {{htpasswd: {{realm: test, path: {}}}}}\n",
+            path.display()
+        );
+        Self::start_with(folder, &auth)
+    }
+
+    fn start_with(folder: &Path, more: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
             .unwrap()
             .port();
         let config = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n{more}",
             folder.join("registry").display()
         );
         fs::write(folder.join("config.yml"), config).unwrap();
@@ -394,17 +435,94 @@ fn push_pull_and_copy_keep_the_digest() {
     ];
     let based = stdout(&image(dir.path(), &based));
     assert_ne!(based, digest);
+    let json = stdout(&image(dir.path(), &["inspect", "based", "--json"]));
+    let document: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let annotations = &document["manifest"]["annotations"];
+    assert_eq!(annotations["org.opencontainers.image.base.name"], name);
+    let base_digest = &annotations["org.opencontainers.image.base.digest"];
+    assert_eq!(base_digest, digest.trim());
+    // A base that is not there leaves nothing.
+    let missing = name.replace(":v1", ":v9");
+    let wrong = ["build", "--out", "none", "--base", &missing];
+    failure(&image(dir.path(), &wrong));
+    assert!(!dir.path().join("none").exists());
     // A tag is not moved by accident.
     fs::write(dir.path().join("app/main.py"), "changed").unwrap();
     stdout(&image(dir.path(), BUILD));
     failure(&image(dir.path(), &["push", "out:v1", &name]));
     let moved = stdout(&image(dir.path(), &["push", "out:v1", &name, "--move-tag"]));
     assert_ne!(moved, digest);
-    assert!(!dir.path().read_dir().unwrap().any(|entry| {
-        entry
-            .unwrap()
-            .file_name()
-            .to_string_lossy()
-            .starts_with("image-base-")
-    }));
+}
+
+#[test]
+#[ignore = "needs docker-registry"]
+fn a_pull_says_what_came_in_for_people() {
+    let dir = tempdir().unwrap();
+    site(dir.path());
+    let registry = Registry::start(dir.path());
+    fs::write(dir.path().join("deps/big"), noise(1_500_000, 1)).unwrap();
+    stdout(&image(dir.path(), BUILD));
+    let name = format!("{}/team/site:v1", registry.1);
+    let digest = stdout(&image(dir.path(), &["push", "out:v1", &name]));
+    let pull = ["pull", &name, "--out", "pulled"];
+    let first = stderr(&image(dir.path(), &pull));
+    assert!(first.contains(": downloaded 1.5MB in "), "{first}");
+    assert!(first.contains(&format!("digest: {digest}")), "{first}");
+    assert!(first.contains("1.5MB of 1.5MB received in "), "{first}");
+    assert!(first.contains("pulled without credentials"), "{first}");
+    let second = stderr(&image(dir.path(), &pull));
+    assert!(second.contains(": already exists (1.5MB)"), "{second}");
+}
+
+#[test]
+#[ignore = "needs docker-registry and htpasswd"]
+fn credentials_are_those_of_dockers_configuration() {
+    let dir = tempdir().unwrap();
+    site(dir.path());
+    let registry = Registry::start_private(dir.path(), "robot", "rather-secret");
+    let digest = stdout(&image(dir.path(), BUILD));
+    let name = format!("{}/team/site:v1", registry.1);
+    let push = ["push", "out:v1", &name];
+    let error = failure(&image(dir.path(), &push));
+    assert!(error.contains("it wants credentials"), "{error}");
+    let config = dir.path().join("no-docker-configuration");
+    fs::create_dir(&config).unwrap();
+    let log_in = |basic: &str| {
+        let auths = format!(r#"{{"auths":{{"{}":{{"auth":"{basic}"}}}}}}"#, registry.1);
+        fs::write(config.join("config.json"), auths).unwrap();
+    };
+    // robot:wrong
+    log_in("cm9ib3Q6d3Jvbmc=");
+    let error = failure(&image(dir.path(), &push));
+    assert!(error.contains("refused to"), "{error}");
+    assert!(!error.contains("cm9ib3Q6d3Jvbmc=") && !error.contains("robot:wrong"));
+    // robot:rather-secret
+    log_in("cm9ib3Q6cmF0aGVyLXNlY3JldA==");
+    assert_eq!(stdout(&image(dir.path(), &push)), digest);
+    assert_eq!(stdout(&image(dir.path(), &["inspect", &name])), digest);
+    let pulled = image(dir.path(), &["pull", &name, "--out", "pulled"]);
+    assert_eq!(stdout(&pulled), digest);
+    assert!(!stderr(&pulled).contains("without credentials"));
+    let based = ["build", "--out", "based", "--base", &name];
+    stdout(&image(dir.path(), &based));
+}
+
+/// Images that an index names twice, and the index itself, are copied once each.
+#[test]
+fn a_layout_that_repeats_itself_is_copied() {
+    use pipeline_docker::oci::{Descriptor, ImageIndex, OciLayout, media_type};
+    let dir = tempdir().unwrap();
+    site(dir.path());
+    stdout(&image(dir.path(), BUILD));
+    let layout = OciLayout::open(dir.path().join("out")).unwrap();
+    // Each names the one before a hundred times: without a look back, a hundred to the tenth.
+    let mut inner: Descriptor = layout.resolve(Some("v1")).unwrap();
+    for _ in 0..10 {
+        let index = ImageIndex::new(vec![inner; 100]);
+        let bytes = serde_json::to_vec(&index).unwrap();
+        inner = layout.write_blob(media_type::IMAGE_INDEX, &bytes).unwrap();
+    }
+    layout.set_tag(Some("deep"), &inner).unwrap();
+    let copied = stdout(&image(dir.path(), &["copy", "out:deep", "./copy:deep"]));
+    assert_eq!(copied.trim(), inner.digest.to_string());
 }

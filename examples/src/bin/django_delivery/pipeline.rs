@@ -12,7 +12,11 @@ use pipeline_core::{
     Job, Output, Pipeline, Step, StepOptions, error_chain, source::Checkout, step_fn,
 };
 use pipeline_deploy::django::FindOptions;
-use pipeline_docker::{ImageReference, TagPolicy, registry::PushImage, steps::BuildImage};
+use pipeline_docker::{
+    ImageReference, TagPolicy,
+    registry::PushImage,
+    steps::{BuildImage, OriginLabels},
+};
 
 use crate::{
     Exit, Stop,
@@ -176,7 +180,10 @@ pub(crate) fn build(options: &Options, ground: &Ground) -> Result<Pipeline, Stop
     }
     let built = image.step(
         "build",
-        BuildImage::new(spec, Path::new("images").join(&name)).with_tags(tag_policy()?),
+        BuildImage::new(spec, Path::new("images").join(&name))
+            .with_tags(tag_policy()?)
+            // The image says its revision itself; where the folder lies must not change it.
+            .with_labels(OriginLabels::None),
     );
     if let Some(registry) = &options.registry {
         let target = format!("{registry}/{name}").parse().map_err(|error| {

@@ -8,17 +8,21 @@
     reason = "a program says what happens on standard error"
 )]
 
+mod args;
+
+use std::collections::HashSet;
 use std::error::Error;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::Parser as _;
 use pipeline_core::error_chain;
 use pipeline_docker::ImageReference;
 use pipeline_docker::builder::{
-    BaseImage, BuildRequest, ConfigSpec, DaemonlessBuilder, ImageBuilder as _, ImageOutput,
-    ImageSpec, LayerCache, LayerOrigin, LayerSpec,
+    BaseImage, BuildEvent, BuildObserver, BuildRequest, ConfigSpec, DaemonlessBuilder,
+    ImageBuilder as _, ImageOutput, ImageSpec, LayerCache, LayerOrigin, LayerSpec,
 };
 use pipeline_docker::context::BuildContext;
 use pipeline_docker::ignore::IgnoreRule;
@@ -27,217 +31,13 @@ use pipeline_docker::oci::{
     write_docker_archive,
 };
 use pipeline_docker::registry::{
-    CopyOptions, CredentialChain, ExistingTag, PlatformChoice, PullOptions, PushOptions, Registry,
-    RegistryOptions,
+    BlobOutcome, CopyOptions, ExistingTag, PlatformChoice, PullOptions, PushOptions, Registry,
 };
 use serde_json::json;
 
+use crate::args::{Build, Cli, Command, RegistryArgs, Rule, TagArgs};
+
 type Failure = Box<dyn Error + Send + Sync>;
-
-/// Builds, moves and shows images without an engine.
-///
-/// A LAYOUT is a folder in the OCI image layout, with `:tag` or `@digest` behind it where it holds
-/// several images. Credentials are those of docker's configuration.
-#[derive(Debug, Parser)]
-#[command(name = "image", version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Print the paths that a build of a folder would get, folders with a slash at the end.
-    Context {
-        /// The folder.
-        dir: PathBuf,
-        /// Use this ignore file instead of the folder's own.
-        #[arg(long)]
-        ignore_file: Option<PathBuf>,
-        /// Whose way through ignored folders to follow.
-        #[arg(long, default_value = "buildkit")]
-        rule: Rule,
-    },
-    /// Build an image of layers into a layout.
-    Build(Build),
-    /// Push an image of a layout to a registry.
-    Push {
-        /// The image.
-        layout: PathBuf,
-        /// Where it goes, with a tag.
-        reference: ImageReference,
-        #[command(flatten)]
-        tag: TagArgs,
-        #[command(flatten)]
-        registry: RegistryArgs,
-    },
-    /// Pull an image from a registry into a layout.
-    Pull {
-        /// The image.
-        reference: ImageReference,
-        /// The layout's folder.
-        #[arg(long)]
-        out: PathBuf,
-        /// Take this platform, such as linux/arm64, instead of the one of this machine.
-        #[arg(long)]
-        platform: Option<Platform>,
-        #[command(flatten)]
-        registry: RegistryArgs,
-    },
-    /// Copy an image, with all its platforms, between registries and layouts.
-    ///
-    /// What begins with a dot or slash, or is a folder, is a layout.
-    Copy {
-        /// The image.
-        from: String,
-        /// Where it goes.
-        to: String,
-        #[command(flatten)]
-        tag: TagArgs,
-        #[command(flatten)]
-        registry: RegistryArgs,
-    },
-    /// Show an image.
-    Inspect {
-        /// A layout or a reference.
-        image: String,
-        /// Manifest and configuration as JSON on standard output.
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        registry: RegistryArgs,
-    },
-    /// Write an image of a layout as a file for `docker load`.
-    Save {
-        /// The image.
-        layout: PathBuf,
-        /// The file.
-        file: PathBuf,
-        /// What the engine will call it, such as site:1.0.
-        #[arg(long)]
-        name: Vec<String>,
-    },
-}
-
-#[derive(Debug, Args)]
-struct Build {
-    /// The layout's folder.
-    #[arg(long)]
-    out: PathBuf,
-    /// What lies at the bottom: a reference, a root file system folder, a layout, or scratch.
-    #[arg(long, default_value = "scratch")]
-    base: String,
-    /// A folder or file and where it goes in the image; each makes one layer.
-    #[arg(long, value_name = "SRC:DEST", value_parser = layer)]
-    layer: Vec<(PathBuf, String)>,
-    /// Leave paths out of all layers: a pattern as in .dockerignore.
-    #[arg(long, value_name = "PATTERN")]
-    exclude: Vec<String>,
-    /// An environment variable.
-    #[arg(long, value_name = "K=V", value_parser = variable)]
-    env: Vec<(String, String)>,
-    /// The entry point, as a JSON list of words.
-    #[arg(long, value_name = "JSON", value_parser = words)]
-    entrypoint: Option<Words>,
-    /// The command, as a JSON list of words.
-    #[arg(long, value_name = "JSON", value_parser = words)]
-    cmd: Option<Words>,
-    /// User, or user:group.
-    #[arg(long)]
-    user: Option<String>,
-    /// The working folder.
-    #[arg(long)]
-    workdir: Option<String>,
-    /// A port that the program listens on.
-    #[arg(long)]
-    port: Vec<String>,
-    /// A label.
-    #[arg(long, value_name = "K=V", value_parser = variable)]
-    label: Vec<(String, String)>,
-    /// The tag in the layout.
-    #[arg(long)]
-    tag: Option<String>,
-    /// When the image counts as made, in seconds since 1970.
-    #[arg(long, env = "SOURCE_DATE_EPOCH", value_name = "SECONDS")]
-    created: Option<u64>,
-    /// Keep compressed layers in this folder for the next build.
-    #[arg(long, value_name = "DIR")]
-    layer_cache: Option<PathBuf>,
-    #[command(flatten)]
-    registry: RegistryArgs,
-}
-
-#[derive(Debug, Args)]
-struct TagArgs {
-    /// Move the tag when it names another image already; refused otherwise.
-    #[arg(long)]
-    move_tag: bool,
-}
-
-#[derive(Debug, Args)]
-struct RegistryArgs {
-    /// Speak plain HTTP to this registry; loopback needs no permission.
-    #[arg(long, value_name = "HOST[:PORT]")]
-    plain_http: Vec<String>,
-    /// Trust the certificate authorities in this file, too.
-    #[arg(long, value_name = "FILE")]
-    ca_file: Vec<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Rule {
-    Buildkit,
-    Classic,
-}
-
-/// A list of words, as one value of an option.
-#[derive(Debug, Clone)]
-struct Words(Vec<String>);
-
-fn layer(text: &str) -> Result<(PathBuf, String), String> {
-    match text.rsplit_once(":/") {
-        Some((source, dest)) if !source.is_empty() => Ok((source.into(), format!("/{dest}"))),
-        _ => Err("expected SRC:DEST, where DEST begins with a slash".to_owned()),
-    }
-}
-
-fn variable(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("expected K=V".to_owned()),
-    }
-}
-
-fn words(text: &str) -> Result<Words, String> {
-    serde_json::from_str(text).map(Words).map_err(|error| {
-        format!("expected a JSON list of strings such as [\"python3\", \"-V\"]: {error}")
-    })
-}
-
-impl RegistryArgs {
-    fn client(&self) -> Result<Registry, Failure> {
-        let mut options = RegistryOptions::default().with_credentials(CredentialChain::from_env()?);
-        for host in &self.plain_http {
-            options = options.with_plain_http(host);
-        }
-        for file in &self.ca_file {
-            let pem = std::fs::read(file)
-                .map_err(|error| format!("could not read {}: {error}", file.display()))?;
-            options = options.with_ca_pem(pem);
-        }
-        Ok(Registry::new(options)?)
-    }
-}
-
-impl TagArgs {
-    const fn existing(&self) -> ExistingTag {
-        if self.move_tag {
-            ExistingTag::Move
-        } else {
-            ExistingTag::Refuse
-        }
-    }
-}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -317,35 +117,12 @@ fn context(dir: PathBuf, ignore_file: Option<PathBuf>, rule: Rule) -> Result<(),
 }
 
 async fn build_image(args: Build) -> Result<(), Failure> {
-    // Beside the result, so that its blobs need not be copied.
-    let scratch;
     let base = if args.base == "scratch" {
         BaseImage::Scratch
     } else if let Some(path) = local(&args.base) {
         BaseImage::from_path(&path)
     } else {
-        let reference: ImageReference = args.base.parse()?;
-        OciLayout::create(&args.out)?;
-        scratch = tempfile::Builder::new().prefix("image-base-").tempdir_in(
-            args.out
-                .parent()
-                .filter(|path| !path.as_os_str().is_empty())
-                .unwrap_or(Path::new(".")),
-        )?;
-        let layout = OciLayout::create(scratch.path().join("layout"))?;
-        let report = args
-            .registry
-            .client()?
-            .pull(&reference, &layout, &PullOptions::default())
-            .await?;
-        eprintln!("base {}", report.reference);
-        if report.anonymous {
-            eprintln!("pulled without credentials");
-        }
-        BaseImage::Layout {
-            path: layout.path().to_owned(),
-            name: Some(report.manifest.digest.to_string()),
-        }
+        BaseImage::registry(args.base.parse()?)
     };
     let mut config = ConfigSpec::default();
     config.env = args.env;
@@ -361,6 +138,9 @@ async fn build_image(args: Build) -> Result<(), Failure> {
         spec = spec.with_layer(LayerSpec::copy(source, dest).with_exclude(args.exclude.clone()));
     }
     let mut builder = DaemonlessBuilder::new();
+    if matches!(spec.base, BaseImage::Registry { .. }) {
+        builder = builder.with_registry(args.registry.client()?);
+    }
     if let Some(folder) = args.layer_cache {
         builder = builder.with_layer_cache(LayerCache::open(folder)?);
     }
@@ -368,7 +148,10 @@ async fn build_image(args: Build) -> Result<(), Failure> {
         path: args.out,
         tag: args.tag,
     };
-    let image = builder.build(&BuildRequest::layers(spec, output)).await?;
+    let image = builder
+        .observed_by(Arc::new(Narrator))
+        .build(&BuildRequest::layers(spec, output))
+        .await?;
     for layer in &image.layers {
         let origin = match layer.origin {
             LayerOrigin::Base => "base",
@@ -381,6 +164,26 @@ async fn build_image(args: Build) -> Result<(), Failure> {
         );
     }
     print(&image.digest().to_string())
+}
+
+/// Says what a build tells of its base.
+#[derive(Debug)]
+struct Narrator;
+
+impl BuildObserver for Narrator {
+    fn event(&self, event: &BuildEvent) {
+        match event {
+            BuildEvent::BaseResolved { reference } => eprintln!("base {reference}"),
+            BuildEvent::LayerProgress {
+                layer,
+                action,
+                current,
+                total,
+            } if current >= total => eprintln!("{layer}: {action}, {}", human(*total)),
+            BuildEvent::Warning { message } => eprintln!("{message}"),
+            _ => {}
+        }
+    }
 }
 
 async fn push(
@@ -416,18 +219,30 @@ async fn pull(
     let mut options = PullOptions::default().with_platform(platform);
     options.tag = Some(tag).filter(|tag| !tag.is_empty());
     let report = registry.pull(reference, &layout, &options).await?;
+    for blob in &report.blobs {
+        let (layer, size) = (blob.digest.short(), human(blob.size));
+        match blob.outcome {
+            BlobOutcome::Downloaded => {
+                let seconds = blob.duration.as_secs_f64();
+                eprintln!("{layer}: downloaded {size} in {seconds:.1}s");
+            }
+            BlobOutcome::Foreign => eprintln!("{layer}: left where it is ({size})"),
+            _ => eprintln!("{layer}: already exists ({size})"),
+        }
+    }
+    eprintln!("digest: {}", report.manifest.digest);
+    let (received, seconds) = (human(report.bytes_received), report.duration.as_secs_f64());
+    let rate = human(report.bytes_per_second() as u64);
     eprintln!(
-        "{}: {} of {} bytes received, {:.1} MB/s",
+        "{}: {received} of {} received in {seconds:.1}s, {rate}/s",
         report.reference,
-        report.bytes_received,
-        report.size,
-        report.bytes_per_second() / 1e6
+        human(report.size)
     );
     if report.anonymous {
         eprintln!("pulled without credentials");
     }
     if let Some(limit) = &report.rate_limit {
-        eprintln!("pulls left: {limit:?}");
+        eprintln!("{} of {} pulls are left", limit.remaining, limit.limit);
     }
     print(&report.manifest.digest.to_string())
 }
@@ -471,7 +286,12 @@ fn copy_layout(from: &Path, to: &Path) -> Result<(), Failure> {
     let to = OciLayout::create(folder)?;
     let root = from.resolve(name.as_deref())?;
     let mut todo: Vec<Descriptor> = vec![root.clone()];
+    let mut seen = HashSet::new();
     while let Some(descriptor) = todo.pop() {
+        // Indexes that name each other's images again and again are no reason to go on for ever.
+        if !seen.insert(descriptor.digest.clone()) {
+            continue;
+        }
         let is_manifest = media_type::is_image_manifest(&descriptor.media_type)
             || media_type::is_image_index(&descriptor.media_type);
         if is_manifest {
@@ -493,9 +313,18 @@ fn copy_layout(from: &Path, to: &Path) -> Result<(), Failure> {
 
 async fn inspect(image: &str, as_json: bool, registry: &RegistryArgs) -> Result<(), Failure> {
     let Some(path) = local(image) else {
-        // The manifest alone: an answer should not cost a pull.
-        let (descriptor, bytes) = registry.client()?.manifest(&image.parse()?).await?;
-        return show(&descriptor, &serde_json::from_slice(&bytes)?, None, as_json);
+        // No layers: an answer should not cost a pull.
+        let (client, reference) = (registry.client()?, image.parse::<ImageReference>()?);
+        let (descriptor, bytes) = client.manifest(&reference).await?;
+        let config = if media_type::is_image_index(&descriptor.media_type) {
+            None
+        } else {
+            // The tag may move between the two questions.
+            let pinned = reference.with_digest(descriptor.digest.clone());
+            Some(client.config(&pinned, &PlatformChoice::default()).await?)
+        };
+        let manifest = serde_json::from_slice(&bytes)?;
+        return show(&descriptor, &manifest, config.as_ref(), as_json);
     };
     let (layout, name) = open(&path)?;
     let descriptor = layout.resolve(name.as_deref())?;
@@ -548,10 +377,20 @@ fn show(
             ("entrypoint", &run.entrypoint),
             ("cmd", &run.cmd),
             ("env", &run.env),
+            ("ports", &run.exposed_ports),
+            ("volumes", &run.volumes),
         ] {
             if !words.is_empty() {
                 eprintln!("{name} {}", serde_json::to_string(words)?);
             }
+        }
+        for (name, word) in [("user", &run.user), ("workdir", &run.working_dir)] {
+            if !word.is_empty() {
+                eprintln!("{name} {word}");
+            }
+        }
+        for (name, value) in &run.labels {
+            eprintln!("label {name}={value}");
         }
     }
     print(&descriptor.digest.to_string())
@@ -565,11 +404,25 @@ fn save(layout: &Path, file: &Path, names: &[String]) -> Result<(), Failure> {
         .parent()
         .filter(|path| !path.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let temporary = tempfile::NamedTempFile::new_in(folder)?;
+    let mut builder = tempfile::Builder::new();
+    // For whom the umask says, as the output of any tool.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let temporary = builder.tempfile_in(folder)?;
     let sink = BufWriter::with_capacity(256 * 1024, temporary);
     let sink = write_docker_archive(&layout, &image, names, sink)?;
     sink.into_inner()?.persist(file)?;
     print(&image.descriptor.digest.to_string())
+}
+
+/// Bytes for a person, in powers of ten.
+fn human(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes}B"),
+        1_000..1_000_000 => format!("{:.1}kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1}MB", bytes as f64 / 1e6),
+        _ => format!("{:.2}GB", bytes as f64 / 1e9),
+    }
 }
 
 /// A layout or folder on this machine, or nothing when the text is to be read as a reference.

@@ -1,9 +1,11 @@
-//! Building an image of a 50 MB dependencies layer and a small application layer and pushing it to
-//! a loopback registry, without an engine, against `docker build` and `docker push` of the same
-//! files: cold, with nothing changed, and with one file of the application changed.
+//! Building an image of a 50 MB layer and a small one and pushing it to a loopback registry, without
+//! an engine, against `docker build` and `docker push` of the same files: cold, with nothing changed,
+//! with a file of the small layer changed, and with a file of the large layer changed, which then is
+//! packed and sent anew.
 //!
-//! Needs `docker-registry` and a docker engine (classic builder). Rounds are interleaved; each round
-//! has registries of its own. The engine's cold builds are told to use no cache.
+//! Needs `docker-registry` and a docker engine (classic builder). Rounds are interleaved, and who
+//! goes first alternates; each round has registries of its own. The engine's cold builds are told to
+//! use no cache.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 #![expect(
@@ -21,9 +23,9 @@ mod server;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
+use pipeline_benches::{docker, median};
 use pipeline_docker::builder::{
     BaseImage, BuildRequest, DaemonlessBuilder, ImageBuilder, ImageOutput, ImageSpec, LayerCache,
     LayerSpec,
@@ -37,7 +39,12 @@ use server::Server;
 const ROUNDS: usize = 5;
 const FILES: usize = 200;
 const FILE: usize = 256 * 1024;
-const CASES: [&str; 3] = ["cold", "unchanged", "one file changed"];
+const CASES: [&str; 4] = [
+    "cold",
+    "unchanged",
+    "small layer changed",
+    "large layer changed",
+];
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -53,55 +60,24 @@ async fn compare(name: &str, noise: usize) {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("context");
     sources(&root, noise);
-    let mut ours: [Vec<Duration>; 3] = Default::default();
-    let mut engine: [Vec<Duration>; 3] = Default::default();
+    let mut ours: [Vec<Duration>; CASES.len()] = Default::default();
+    let mut engine: [Vec<Duration>; CASES.len()] = Default::default();
     let mut sent = 0;
     for round in 0..ROUNDS {
         let (theirs, mine) = (Server::start(), Server::start());
         let work = folder.path().join(format!("round-{round}"));
         for case in 0..CASES.len() {
-            if case == 2 {
-                fs::write(root.join("app/main.py"), format!("print({round})\n")).unwrap();
-            }
-            let target = format!("{}/bench:round", theirs.address);
-            let started = Instant::now();
-            let cache: &[&str] = if case == 0 { &["--no-cache"] } else { &[] };
-            docker(
-                &[
-                    &["build", "--quiet", "--tag", &target],
-                    cache,
-                    &[root.to_str().unwrap()],
-                ]
-                .concat(),
-            );
-            docker(&["push", "--quiet", &target]);
-            engine[case].push(started.elapsed());
-
-            let target = reference(format!("{}/bench:round", mine.address));
-            let started = Instant::now();
-            let layout = work.join("layout");
-            let spec = ImageSpec::new(BaseImage::Scratch)
-                .with_layer(LayerSpec::copy(root.join("deps"), "/deps"))
-                .with_layer(LayerSpec::copy(root.join("app"), "/app"));
-            let cache = LayerCache::open(work.join("cache")).unwrap();
-            let built = DaemonlessBuilder::new()
-                .with_layer_cache(cache)
-                .build(&BuildRequest::layers(
-                    spec,
-                    ImageOutput::layout(&layout, "round"),
-                ))
-                .await
-                .unwrap();
-            let options = PushOptions::default()
-                .with_image(built.digest().to_string())
-                .with_existing(ExistingTag::Move);
-            let report = client()
-                .push(&OciLayout::open(&layout).unwrap(), &target, &options)
-                .await
-                .unwrap();
-            ours[case].push(started.elapsed());
-            if case == 1 {
-                sent += report.bytes_sent;
+            change(&root, case, round);
+            for turn in 0..2 {
+                if (round + case + turn) % 2 == 0 {
+                    engine[case].push(with_engine(&theirs, &root, case));
+                } else {
+                    let (took, bytes) = without_engine(&mine, &root, &work).await;
+                    ours[case].push(took);
+                    if case == 1 {
+                        sent += bytes;
+                    }
+                }
             }
         }
         docker(&[
@@ -119,6 +95,61 @@ async fn compare(name: &str, noise: usize) {
         println!("{title:20} {theirs:8.0} {ours:8.0} {:6.2}", ours / theirs);
     }
     println!("bytes sent when nothing changed: {sent}\n");
+}
+
+fn change(root: &Path, case: usize, round: usize) {
+    match case {
+        2 => fs::write(root.join("app/main.py"), format!("print({round})\n")).unwrap(),
+        3 => {
+            let path = root.join("deps/module7.so");
+            let mut content = fs::read(&path).unwrap();
+            content.truncate(FILE);
+            content.extend(round.to_le_bytes());
+            fs::write(path, content).unwrap();
+        }
+        _ => {}
+    }
+}
+
+fn with_engine(registry: &Server, root: &Path, case: usize) -> Duration {
+    let target = format!("{}/bench:round", registry.address);
+    let started = Instant::now();
+    let cache: &[&str] = if case == 0 { &["--no-cache"] } else { &[] };
+    docker(
+        &[
+            &["build", "--quiet", "--tag", &target],
+            cache,
+            &[root.to_str().unwrap()],
+        ]
+        .concat(),
+    );
+    docker(&["push", "--quiet", &target]);
+    started.elapsed()
+}
+
+/// Answers the time and the bytes that were sent.
+async fn without_engine(registry: &Server, root: &Path, work: &Path) -> (Duration, u64) {
+    let target = reference(format!("{}/bench:round", registry.address));
+    let started = Instant::now();
+    let layout = work.join("layout");
+    let spec = ImageSpec::new(BaseImage::Scratch)
+        .with_layer(LayerSpec::copy(root.join("deps"), "/deps"))
+        .with_layer(LayerSpec::copy(root.join("app"), "/app"));
+    let cache = LayerCache::open(work.join("cache")).unwrap();
+    let request = BuildRequest::layers(spec, ImageOutput::layout(&layout, "round"));
+    let built = DaemonlessBuilder::new()
+        .with_layer_cache(cache)
+        .build(&request)
+        .await
+        .unwrap();
+    let options = PushOptions::default()
+        .with_image(built.digest().to_string())
+        .with_existing(ExistingTag::Move);
+    let report = client()
+        .push(&OciLayout::open(&layout).unwrap(), &target, &options)
+        .await
+        .unwrap();
+    (started.elapsed(), report.bytes_sent)
 }
 
 fn sources(root: &Path, noise: usize) {
@@ -148,22 +179,4 @@ fn sources(root: &Path, noise: usize) {
         "FROM scratch\nCOPY deps /deps\nCOPY app /app\n",
     )
     .unwrap();
-}
-
-fn median(times: &mut [Duration]) -> f64 {
-    times.sort();
-    times[times.len() / 2].as_secs_f64() * 1000.0
-}
-
-fn docker(arguments: &[&str]) {
-    let output = Command::new("docker")
-        .args(arguments)
-        .env("DOCKER_BUILDKIT", "0")
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "docker {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
 }

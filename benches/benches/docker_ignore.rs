@@ -9,9 +9,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
+use pipeline_benches::{docker, docker_says, median};
 use pipeline_docker::context::BuildContext;
 use pipeline_docker::ignore::IgnoreRules;
 
@@ -46,7 +46,7 @@ fn main() {
         kept = (found.len(), found.size());
         found.write_tar(std::io::sink()).unwrap();
         ours.push(started.elapsed());
-        engine.push(docker(folder.path()));
+        engine.push(engine_build(folder.path()));
     }
     println!(
         "folder of {PATHS} files, {} entries and {} bytes kept, median of {ROUNDS}, milliseconds",
@@ -106,29 +106,10 @@ fn files(root: &Path) {
     fs::write(root.join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
 }
 
-fn docker(root: &Path) -> Duration {
+fn engine_build(root: &Path) -> Duration {
     let started = Instant::now();
-    let output = Command::new("docker")
-        .args(["build", "--quiet", "--no-cache"])
-        .arg(root)
-        .env("DOCKER_BUILDKIT", "0")
-        .output()
-        .unwrap();
+    let id = docker_says(&["build", "--quiet", "--no-cache", root.to_str().unwrap()]);
     let elapsed = started.elapsed();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    Command::new("docker")
-        .args(["rmi", "--force", &id])
-        .output()
-        .unwrap();
+    docker(&["rmi", "--force", &id]);
     elapsed
-}
-
-fn median(times: &mut [Duration]) -> f64 {
-    times.sort();
-    times[times.len() / 2].as_secs_f64() * 1000.0
 }

@@ -27,6 +27,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use pipeline_benches::{docker, median};
 use pipeline_docker::oci::{
     Descriptor, ImageConfig, ImageManifest, OciLayout, Platform, media_type,
 };
@@ -71,9 +72,7 @@ struct Times([Vec<Duration>; 3]);
 
 impl Times {
     fn median(&self, case: usize) -> f64 {
-        let mut times = self.0[case].clone();
-        times.sort();
-        times[times.len() / 2].as_secs_f64() * 1000.0
+        median(&mut self.0[case].clone())
     }
 }
 
@@ -154,10 +153,6 @@ async fn compare() {
         );
     }
     println!("bytes sent by ours again under the same tag: {sent_again}");
-}
-
-fn docker(arguments: &[&str]) {
-    run(Command::new("docker").args(arguments));
 }
 
 async fn gigabyte(address: &str) {

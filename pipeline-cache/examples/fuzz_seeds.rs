@@ -96,16 +96,18 @@ fn main() -> Result<(), Box<dyn Error>> {
 #[cfg(feature = "chunked")]
 type Seed = (&'static str, Vec<u8>);
 
-/// A chunked entry and its segment.
+/// A chunked entry, its segment, and what is remembered of its tree.
 #[cfg(feature = "chunked")]
 fn chunks(work: &Path) -> Result<Vec<Seed>, Box<dyn Error>> {
     use std::io::Read as _;
 
+    use pipeline_cache::archive::StatCache;
     use pipeline_cache::cache::{Cache, SaveOptions};
     use pipeline_cache::key::CacheKey;
     use pipeline_cache::store::{CacheStoreExt as _, MemoryStore};
 
-    let cache = Cache::new(MemoryStore::new());
+    let remembered = work.join("remembered");
+    let cache = Cache::new(MemoryStore::new()).with_stat_cache(StatCache::in_folder(&remembered));
     let pack = PackOptions::default()
         .with_working_folder(work)
         .with_codec(Codec::Chunked);
@@ -128,6 +130,12 @@ fn chunks(work: &Path) -> Result<Vec<Seed>, Box<dyn Error>> {
         }
         Ok::<_, Box<dyn Error>>(())
     })?;
+    for file in std::fs::read_dir(remembered)? {
+        let bytes = std::fs::read(file?.path())?;
+        let record = pipeline_cache::testing::chunk_readers::tree_record_in(&bytes)
+            .ok_or("a damaged record")?;
+        found.push(("record", record.to_vec()));
+    }
     Ok(found)
 }
 

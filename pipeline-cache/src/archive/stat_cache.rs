@@ -79,11 +79,7 @@ impl StatCache {
     /// The record of a path. `None` as well when it is damaged or of before the last start.
     pub(crate) fn load(&self, target: &Path) -> Option<TreeRecord> {
         let bytes = fs::read(self.file_of(target)?).ok()?;
-        let (digest, body) = bytes.strip_prefix(&MARK)?.split_at_checked(32)?;
-        if *digest != *Sha256::digest(body) {
-            return None;
-        }
-        TreeRecord::decode(body)
+        TreeRecord::decode(unseal(&bytes)?)
     }
 
     /// Remembers a path. That it cannot be written is no error: it only saves work.
@@ -244,6 +240,12 @@ impl TreeRecord {
             extra,
         })
     }
+}
+
+/// What a whole file of the cache holds.
+pub(crate) fn unseal(file: &[u8]) -> Option<&[u8]> {
+    let (digest, body) = file.strip_prefix(&MARK)?.split_at_checked(32)?;
+    (*digest == *Sha256::digest(body)).then_some(body)
 }
 
 /// Changes with every start of the machine.

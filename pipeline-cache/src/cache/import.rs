@@ -98,8 +98,8 @@ impl Cache {
         #[cfg(feature = "chunked")]
         if entry.metadata.codec == Codec::Chunked {
             let metadata = entry.metadata.clone();
-            crate::chunked::export(self, entry, &path).await?;
-            return Ok(Some(metadata));
+            let is_done = crate::chunked::export(self, entry, &path).await?;
+            return Ok(is_done.then_some(metadata));
         }
         run_blocking(move |_| {
             copy_out(&entry.payload, entry.metadata.digest, &path)?;

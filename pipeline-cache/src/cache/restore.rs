@@ -199,44 +199,50 @@ impl Cache {
         if rejected.iter().any(|known| known.key == *key) {
             return Ok(None);
         }
-        let started = Instant::now();
-        let (error, quarantined) = match self.store.get(key).await {
-            Ok(None) => return Ok(None),
-            Ok(Some(entry)) if options.digest.is_some_and(|it| it != entry.metadata.digest) => {
-                return Ok(None);
-            }
-            Err(error) => (error.into(), false),
-            Ok(Some(entry)) => {
-                let fetch_time = started.elapsed();
-                let metadata = entry.metadata.clone();
-                match self.unpack_entry(entry, &options.unpack).await {
-                    Ok(summary) => return Ok(Some((metadata, fetch_time, summary))),
-                    Err(error) if is_for_nobody(&error) => {
-                        // A store that cannot be written is no reason to lose the real error.
-                        let why = error.to_string();
-                        let done = self.store.quarantine(&metadata, &why).await;
-                        (error, done.is_ok())
-                    }
-                    Err(error) => (error, false),
+        for _ in 0..MAX_TRIES {
+            let started = Instant::now();
+            let (error, quarantined) = match self.store.get(key).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(entry)) if options.digest.is_some_and(|it| it != entry.metadata.digest) => {
+                    return Ok(None);
                 }
+                Err(error) => (error.into(), false),
+                Ok(Some(entry)) => {
+                    let fetch_time = started.elapsed();
+                    let metadata = entry.metadata.clone();
+                    match self.unpack_entry(entry, &options.unpack).await {
+                        Ok(Some(summary)) => return Ok(Some((metadata, fetch_time, summary))),
+                        // Another one may be there by now.
+                        Ok(None) => continue,
+                        Err(error) if is_for_nobody(&error) => {
+                            // A store that cannot be written is no reason to lose the real error.
+                            let why = error.to_string();
+                            let done = self.store.quarantine(&metadata, &why).await;
+                            (error, done.is_ok())
+                        }
+                        Err(error) => (error, false),
+                    }
+                }
+            };
+            if !is_entrys_fault(&error) {
+                return Err(error);
             }
-        };
-        if !is_entrys_fault(&error) {
-            return Err(error);
+            rejected.push(Rejected {
+                key: key.clone(),
+                error,
+                quarantined,
+            });
+            return Ok(None);
         }
-        rejected.push(Rejected {
-            key: key.clone(),
-            error,
-            quarantined,
-        });
         Ok(None)
     }
 
+    /// Unpacks an entry; `None` when it was removed or replaced meanwhile.
     async fn unpack_entry(
         &self,
         entry: StoredEntry,
         options: &UnpackOptions,
-    ) -> Result<UnpackSummary, CacheError> {
+    ) -> Result<Option<UnpackSummary>, CacheError> {
         #[cfg(feature = "chunked")]
         if entry.metadata.codec == crate::store::Codec::Chunked {
             return crate::chunked::restore(self, entry, options).await;
@@ -249,6 +255,7 @@ impl Cache {
             })
         })
         .await
+        .map(Some)
     }
 }
 

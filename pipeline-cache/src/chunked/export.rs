@@ -8,12 +8,13 @@ use crate::cache::{Cache, CacheError};
 use crate::files::StagingFolder;
 use crate::store::{StoredEntry, run_blocking};
 
-/// Restores into a folder beside the file, packs that, and removes it.
+/// Restores into a folder beside the file, packs that, and removes it; `false` when the entry was
+/// removed or replaced meanwhile.
 pub(crate) async fn export(
     cache: &Cache,
     entry: StoredEntry,
     file: &Path,
-) -> Result<(), CacheError> {
+) -> Result<bool, CacheError> {
     let fail = |action, path: &Path| {
         let path = path.to_path_buf();
         move |source| CacheError::File {
@@ -27,7 +28,9 @@ pub(crate) async fn export(
     let paths = entry.metadata.paths.clone();
     // Not a place to be remembered.
     let forgetful = cache.clone().without_stat_cache();
-    super::restore(&forgetful, entry, &unpack).await?;
+    if super::restore(&forgetful, entry, &unpack).await?.is_none() {
+        return Ok(false);
+    }
     let file = file.to_path_buf();
     run_blocking(move |_| {
         let part = scratch.path().join("archive");
@@ -41,7 +44,8 @@ pub(crate) async fn export(
             other => CacheError::Archive(other),
         })?;
         out.sync_all().map_err(fail("sync", &part))?;
-        std::fs::rename(&part, &file).map_err(fail("write", &file))
+        std::fs::rename(&part, &file).map_err(fail("write", &file))?;
+        Ok(true)
     })
     .await
 }

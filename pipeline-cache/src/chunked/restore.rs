@@ -1,7 +1,7 @@
 //! Restores a chunked entry: looks at what is there, opens what is needed, unpacks.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::manifest::{Manifest, raw_limit, read_manifest};
 use super::restore_plan::Plan;
@@ -15,12 +15,42 @@ use crate::archive::{ArchiveError, DeclaredPaths, UnpackOptions, UnpackSummary};
 use crate::cache::{Cache, CacheError};
 use crate::store::{EntryMetadata, Payload, RecordUse, StoreError, StoredEntry, run_blocking};
 
+/// How long a restore waits for an entry that lacks a segment: its saver may be about to take it
+/// back.
+const SAVERS_TURN: Duration = Duration::from_secs(2);
+
+/// Restores an entry; `None` when it was removed or replaced meanwhile, and its chunks with it.
 pub(crate) async fn restore(
+    cache: &Cache,
+    entry: StoredEntry,
+    options: &UnpackOptions,
+) -> Result<Option<UnpackSummary>, CacheError> {
+    let metadata = entry.metadata.clone();
+    match restore_whole(cache, entry, options).await {
+        Err(error) if is_about_chunks(&error) && has_gone(cache, &metadata).await? => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+fn is_about_chunks(error: &CacheError) -> bool {
+    matches!(error, CacheError::Archive(error)
+        if error.is_for_nobody() || matches!(error, ArchiveError::Payload(_)))
+}
+
+/// Whether an entry is not the one any more that a store has under its key.
+async fn has_gone(cache: &Cache, metadata: &EntryMetadata) -> Result<bool, CacheError> {
+    let now = cache.store().head(&metadata.key).await?;
+    Ok(now.is_none_or(|now| !now.is_same(metadata)))
+}
+
+async fn restore_whole(
     cache: &Cache,
     entry: StoredEntry,
     options: &UnpackOptions,
 ) -> Result<UnpackSummary, CacheError> {
     let started = Instant::now();
+    // An eviction leaves the entry, and so its chunks, while it is leased: until they are.
+    let mut leased = Some(entry.clone());
     let (look, stat_cache) = (options.clone(), cache.stat_cache().cloned());
     let clock = file_clock();
     let looked: Looked = run_blocking(move |_| {
@@ -39,7 +69,8 @@ pub(crate) async fn restore(
         Looked::Plan(plan, existing) => (plan, existing),
     };
     loop {
-        let open = open_segments(cache, &plan).await?;
+        let open = open_settled(cache, &plan).await?;
+        drop(leased.take());
         let (store, limits) = (&**cache.store(), &options.limits);
         if let Some(limit) = plan.manifest.beyond_ratio(store, &open, limits).await? {
             let what = "bytes";
@@ -138,12 +169,32 @@ fn look_at(
     Ok(Looked::Plan(Arc::new(plan), existing.map(Arc::new)))
 }
 
-/// Opens the segments that are needed; `None` for those that are not. Those that are written from
-/// for the most part are fetched whole.
-async fn open_segments(
-    cache: &Cache,
-    plan: &Arc<Plan>,
-) -> Result<Vec<Option<OpenSegment>>, CacheError> {
+/// The segments of a manifest, by their place in it; `None` for those that are not needed.
+type Opened = Vec<Option<OpenSegment>>;
+
+/// Opens the segments that are needed. When one is gone, its saver may have lost it to a collector
+/// and not yet taken the manifest back.
+async fn open_settled(cache: &Cache, plan: &Arc<Plan>) -> Result<Opened, CacheError> {
+    let until = Instant::now() + SAVERS_TURN;
+    loop {
+        if let Some(open) = open_segments(cache, plan).await? {
+            return Ok(open);
+        }
+        if Instant::now() >= until || has_gone(cache, &plan.metadata).await? {
+            return Err(damaged("a segment of its chunks is gone").into());
+        }
+        // Not with the runtime's timer, which it need not have.
+        run_blocking::<_, CacheError, _>(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            Ok(())
+        })
+        .await?;
+    }
+}
+
+/// Opens the segments that are needed; `None` when one is gone. Those that are written from for
+/// the most part are fetched whole.
+async fn open_segments(cache: &Cache, plan: &Arc<Plan>) -> Result<Option<Opened>, CacheError> {
     let needed = plan.needed_segments();
     let opening = plan
         .manifest
@@ -154,17 +205,22 @@ async fn open_segments(
             let (store, segment) = (Arc::clone(cache.store()), *segment);
             async move {
                 if !needed {
-                    return Ok(None);
+                    return Ok(Some(None));
                 }
                 let found = segments::open(&*store, segment.id, RecordUse::Yes).await?;
-                let found = found.ok_or_else(|| damaged("a segment of its chunks is gone"))?;
+                let Some(found) = found else {
+                    return Ok(None);
+                };
                 if found.index.digest != segment.index {
                     return Err(damaged("a segment of its chunks is not the one stored").into());
                 }
-                Ok(Some(found))
+                Ok(Some(Some(found)))
             }
         });
-    let mut open = segments::at_once(opening.collect::<Vec<_>>()).await?;
+    let found = segments::at_once(opening.collect::<Vec<_>>()).await?;
+    let Some(mut open) = found.into_iter().collect::<Option<Opened>>() else {
+        return Ok(None);
+    };
     let needed = plan.written_bytes(&open);
     for (segment, needed) in open.iter_mut().zip(needed) {
         if let Some(segment) = segment
@@ -173,5 +229,5 @@ async fn open_segments(
             segment.fetch(&**cache.store()).await?;
         }
     }
-    Ok(open)
+    Ok(Some(open))
 }

@@ -24,7 +24,8 @@ use crate::store::{
     produce_with, run_blocking,
 };
 
-/// How often a save starts again because a collector took a segment away meanwhile.
+/// How often a save is tried when a collector takes a segment away meanwhile. The last try shares
+/// nothing, so that it can lose only what is newer than any collector should take.
 const TRIES: usize = 4;
 
 pub(crate) async fn save(
@@ -36,7 +37,8 @@ pub(crate) async fn save(
     let started = Instant::now();
     let created = options.created.unwrap_or_else(SystemTime::now);
     let mut gone: Vec<SegmentId> = Vec::new();
-    for _ in 0..TRIES {
+    for attempt in 1..=TRIES {
+        let shares = attempt < TRIES;
         let entry = NewEntry::new(key.clone(), created)
             .with_paths(paths.as_slice().iter().map(|path| path.as_str()))
             .with_producer(options.producer.clone());
@@ -45,7 +47,7 @@ pub(crate) async fn save(
             &paths,
             &options.pack,
             &entry,
-            std::mem::take(&mut gone),
+            shares.then(|| std::mem::take(&mut gone)),
         )
         .await?;
         let used: Vec<SegmentId> = made.manifest.segments.iter().map(|s| s.id).collect();
@@ -173,28 +175,35 @@ struct Shared {
     _payloads: Vec<Payload>,
 }
 
+/// Makes a manifest and puts a segment of what is new. Without a list of segments that are `gone`
+/// it shares nothing.
 async fn make(
     cache: &Cache,
     paths: &DeclaredPaths,
     pack: &PackOptions,
     entry: &NewEntry,
-    gone: Vec<SegmentId>,
+    gone: Option<Vec<SegmentId>>,
 ) -> Result<(Made, u64), CacheError> {
     let (paths, options) = (paths.clone(), pack.clone());
     let stat_cache = cache.stat_cache().cloned();
     let mut listed =
         run_blocking::<_, CacheError, _>(move |_| Ok(list(&paths, &options, stat_cache.as_ref())?))
             .await?;
-    let mut dead: HashSet<SegmentId> = gone.into_iter().collect();
+    let shares = gone.is_some();
+    let mut dead: HashSet<SegmentId> = gone.into_iter().flatten().collect();
     let mut used: HashSet<SegmentId> = listed.used_segments().iter().map(|s| s.id).collect();
-    used.retain(|id| !dead.contains(id));
-    dead.extend(segments::dead_among(cache.store(), used).await?);
+    if shares {
+        used.retain(|id| !dead.contains(id));
+        dead.extend(segments::dead_among(cache.store(), used).await?);
+    } else {
+        dead.extend(used);
+    }
     listed.forget(&dead);
     let to_read = listed.to_read();
     let reads_content = to_read
         .iter()
         .any(|&entry| listed.plan.stored_size(&listed.tree, entry) > 0);
-    let mut shared = if reads_content {
+    let mut shared = if reads_content && shares {
         share(cache, &dead).await?
     } else {
         Shared {
@@ -283,7 +292,8 @@ async fn write_segment(
         }
         Ok(facts)
     });
-    let part = NewEntry::new(segments::segment_key(&id)?, entry.created)
+    // Its own time: a collector goes by it.
+    let part = NewEntry::new(segments::segment_key(&id)?, SystemTime::now())
         .with_producer(entry.producer.clone());
     let put = PutOptions::default();
     let written = match cache.store().put_opts(part, payload, put).await {

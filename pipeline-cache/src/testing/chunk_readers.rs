@@ -1,8 +1,8 @@
 //! The readers of chunked entries and of what machines remember, by themselves, for fuzzers.
 
 use crate::archive::ArchiveError;
-use crate::archive::columns::ColumnWriter;
-use crate::archive::stat_cache::{TreeRecord, boot_id};
+use crate::archive::columns::{ColumnReader, ColumnWriter};
+use crate::archive::stat_cache::{TreeRecord, boot_id, unseal};
 use crate::chunked::{read_manifest_bytes, read_segment_bytes};
 
 /// Reads the manifest of a chunked entry. Says how many entries it lists.
@@ -32,6 +32,14 @@ pub fn read_tree_record(bytes: &[u8]) -> Option<(usize, bool)> {
     let again = TreeRecord::decode(&record.encode());
     let same = again.is_some_and(|again| again.listing == record.listing);
     Some((record.listing.len(), same))
+}
+
+/// The part of a stat cache's file that [`read_tree_record`] reads, if the file is whole.
+#[must_use]
+pub fn tree_record_in(file: &[u8]) -> Option<&[u8]> {
+    let mut from = ColumnReader(unseal(file)?);
+    from.bytes()?;
+    Some(from.0)
 }
 
 /// Reads a part of a bucket's index. Says how many descriptions it holds.

@@ -91,6 +91,7 @@ pub(super) fn unavailable(what: &str, why: &str) -> StoreError {
 }
 
 impl Objects {
+    #[cfg(any(test, feature = "s3", feature = "gcs", feature = "azure"))]
     pub(super) fn new(
         inner: Arc<dyn ObjectStore>,
         options: &BucketOptions,
@@ -111,6 +112,7 @@ impl Objects {
         })
     }
 
+    #[cfg(any(test, feature = "s3", feature = "gcs", feature = "azure"))]
     pub(super) fn prefix(&self) -> &str {
         self.prefix.trim_end_matches('/')
     }

@@ -303,8 +303,7 @@ impl CacheStore for BucketStore {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<EntryMetadata>, StoreError> {
-        let list = self.list_all(prefix);
-        self.objects.within(prefix, self.options.budget, list).await
+        self.list_all(prefix).await
     }
 
     async fn list_everything(&self) -> Result<Vec<EntryMetadata>, StoreError> {

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::sync::PoisonError;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
@@ -27,6 +27,23 @@ pub(super) struct Inventory {
     /// Descriptions that cannot be used, by stem.
     pub(super) damaged: Vec<String>,
     pub(super) objects: Vec<Listed>,
+    /// Descriptions that there was no time to read.
+    left: usize,
+}
+
+impl Inventory {
+    /// An error if anything is left to read. The service answered all the while: it is not found
+    /// unavailable by that, and the next call goes on where this one stopped.
+    pub(super) fn complete(self) -> Result<Self, StoreError> {
+        match self.left {
+            0 => Ok(self),
+            left => {
+                let why =
+                    format!("{left} descriptions are left to read; the next call goes on there");
+                Err(unavailable("entries", &why))
+            }
+        }
+    }
 }
 
 /// From this many unknown descriptions on, reading the index pays; it is one request as well.
@@ -42,7 +59,10 @@ const PARALLEL_READS: usize = 16;
 
 impl BucketStore {
     pub(super) async fn list_all(&self, prefix: &str) -> Result<Vec<EntryMetadata>, StoreError> {
-        let inventory = self.inventory().await?;
+        let budget = self.options.budget;
+        let list = self.inventory(budget / 2);
+        let inventory = self.objects.within(prefix, budget, list).await?;
+        let inventory = inventory.complete()?;
         let sizes: HashMap<&str, u64> = inventory
             .objects
             .iter()
@@ -57,8 +77,9 @@ impl BucketStore {
         Ok(entries)
     }
 
-    /// One listing, and a request for each description that nobody read before.
-    pub(super) async fn inventory(&self) -> Result<Inventory, StoreError> {
+    /// One listing, and a request for each description that nobody read before: as many as are
+    /// read within a time.
+    pub(super) async fn inventory(&self, enough: Duration) -> Result<Inventory, StoreError> {
         let objects = self.objects.list("entries").await?;
         let mut uses: HashMap<&str, SystemTime> = HashMap::new();
         let mut descriptions: Vec<&Listed> = Vec::new();
@@ -69,7 +90,7 @@ impl BucketStore {
                 descriptions.push(object);
             }
         }
-        let documents = self.documents(&descriptions).await?;
+        let (documents, left) = self.documents(&descriptions, enough).await?;
         let (mut entries, mut damaged) = (Vec::new(), Vec::new());
         for object in descriptions {
             let named = object.name.trim_end_matches(".json");
@@ -91,10 +112,16 @@ impl BucketStore {
             entries,
             damaged,
             objects,
+            left,
         })
     }
 
-    async fn documents(&self, listed: &[&Listed]) -> Result<HashMap<String, Known>, StoreError> {
+    /// What is known of descriptions, and of how many nothing is.
+    async fn documents(
+        &self,
+        listed: &[&Listed],
+        enough: Duration,
+    ) -> Result<(HashMap<String, Known>, usize), StoreError> {
         let mut known = self.memory();
         let is_known = |known: &HashMap<String, Known>, object: &Listed| {
             known
@@ -121,7 +148,7 @@ impl BucketStore {
             missing = unknown(&known);
         }
         let count = missing.len();
-        let left = self.read_missing(missing, &mut known).await?;
+        let left = self.read_missing(missing, &mut known, enough).await?;
         let there: HashMap<String, Known> = listed
             .iter()
             .filter_map(|object| known.remove_entry(&object.name))
@@ -130,11 +157,7 @@ impl BucketStore {
             self.write_index(&there).await;
         }
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = there.clone();
-        if left > 0 {
-            let why = format!("{left} descriptions are left to read; the next call goes on there");
-            return Err(unavailable("entries", &why));
-        }
-        Ok(there)
+        Ok((there, left))
     }
 
     /// Reads descriptions while there is time, and says how many are left. What was read stays
@@ -143,8 +166,9 @@ impl BucketStore {
         &self,
         missing: Vec<String>,
         known: &mut HashMap<String, Known>,
+        enough: Duration,
     ) -> Result<usize, StoreError> {
-        let (started, enough) = (Instant::now(), self.options.budget / 2);
+        let started = Instant::now();
         let mut left = missing.len();
         let mut reads = stream::iter(missing)
             .map(|name| self.read_known(name))

@@ -1,8 +1,10 @@
 use std::collections::HashSet;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
 use super::bucket_store::{BucketStore, entry_object};
+use super::listing::Inventory;
 use crate::store::filesystem::layout::{FileKind, classify, stem};
 use crate::store::{StoreError, SweepReport};
 
@@ -20,20 +22,29 @@ impl BucketStore {
     /// # Cancellation
     /// What was removed stays removed.
     pub async fn sweep(&self) -> Result<SweepReport, StoreError> {
-        let sweep = self.sweep_now();
-        self.objects
-            .within("sweep", self.options.transfer_budget, sweep)
-            .await
+        let budget = self.options.transfer_budget;
+        let look = async {
+            self.objects.write(CLOCK, Bytes::new()).await?;
+            let clock = self.objects.list("clock").await?;
+            let now = clock.iter().map(|object| object.modified).max();
+            // What appears from here on is younger than the clock.
+            Ok((now, self.inventory(budget / 2).await?))
+        };
+        let (now, inventory) = self.objects.within("sweep", budget, look).await?;
+        let inventory = inventory.complete()?;
+        let Some(now) = now else {
+            return Ok(SweepReport::default());
+        };
+        let sweep = self.sweep_of(&inventory, now);
+        self.objects.within("sweep", budget, sweep).await
     }
 
-    async fn sweep_now(&self) -> Result<SweepReport, StoreError> {
-        self.objects.write(CLOCK, Bytes::new()).await?;
-        let clock = self.objects.list("clock").await?;
+    async fn sweep_of(
+        &self,
+        inventory: &Inventory,
+        now: SystemTime,
+    ) -> Result<SweepReport, StoreError> {
         let mut report = SweepReport::default();
-        let Some(now) = clock.iter().map(|object| object.modified).max() else {
-            return Ok(report);
-        };
-        let inventory = self.inventory().await?;
         let named: HashSet<&str> = inventory
             .entries
             .iter()

@@ -31,12 +31,13 @@ async fn a_listing_that_does_not_end_in_time_gets_further_each_time() {
         quick.put(entry, payload).await.unwrap();
     }
     let slow = ThrottleConfig {
-        wait_get_per_call: Duration::from_millis(40),
+        wait_get_per_call: Duration::from_millis(200),
         ..ThrottleConfig::default()
     };
     let slow = Arc::new(ThrottledStore::new(inner, slow));
-    let budget = Duration::from_millis(400);
+    let budget = Duration::from_secs(2);
     let options = BucketOptions::default().with_budgets(budget, budget);
+    let first = CacheKey::new("k0").unwrap();
     let mut failures = 0;
     let found = loop {
         let process = BucketStore::over(slow.clone(), "memory://", options.clone()).unwrap();
@@ -44,6 +45,8 @@ async fn a_listing_that_does_not_end_in_time_gets_further_each_time() {
             Ok(found) => break found,
             Err(error) => assert_eq!(error.kind(), StoreErrorKind::Unavailable),
         }
+        // The service answered, so nobody stays away from it.
+        assert!(process.head(&first).await.unwrap().is_some());
         failures += 1;
         assert!(failures < 100, "no listing ever ended");
     };

@@ -34,7 +34,9 @@
 //! Whichever of the two comes first, the other sees it, as long as the store shows what was
 //! written to whoever asks later. A saver that is killed between the two steps may leave a
 //! manifest whose segment is gone; restoring that is a miss, and the next save replaces it.
-//! Readers hold a lease on the segments they use, where the store has leases.
+//! Readers hold a lease on the entry until they hold one on the segments they use, where the store
+//! has leases. One that misses a segment looks again for two seconds, and counts the entry as
+//! damaged only if it is still the same by then; an entry that went meanwhile is no entry.
 
 mod chunker;
 mod collect;

@@ -41,6 +41,8 @@ mod stores;
 #[cfg(all(feature = "chunked", feature = "testing"))]
 mod tiered_chunks;
 mod trees;
+#[cfg(all(feature = "chunked", feature = "testing"))]
+mod vanishing;
 mod workspace;
 #[cfg(feature = "testing")]
 mod wrappers;

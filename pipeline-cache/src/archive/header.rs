@@ -8,6 +8,10 @@ pub(crate) type Block = [u8; BLOCK];
 /// Largest size that fits in eleven octal digits.
 pub(crate) const MAX_OCTAL: u64 = 0o77_777_777_777;
 
+/// Longest path that a header can hold whatever is in it, and longest link target.
+pub(crate) const MAX_NAME: usize = NAME.end - NAME.start;
+pub(crate) const MAX_LINK: usize = LINK.end - LINK.start;
+
 const NAME: std::ops::Range<usize> = 0..100;
 const MODE: std::ops::Range<usize> = 100..108;
 const UID: std::ops::Range<usize> = 108..116;
@@ -45,11 +49,16 @@ pub(crate) struct Overflow {
     pub(crate) mtime: bool,
 }
 
+/// Whether a header can hold a path.
+pub(crate) fn has_room_for(path: &[u8]) -> bool {
+    split(path).is_some()
+}
+
 /// What [`encode`] will not be able to write.
 pub(crate) fn overflow(fields: &HeaderFields<'_>) -> Overflow {
     Overflow {
-        path: split(fields.path).is_none(),
-        link: fields.link.len() > LINK.len(),
+        path: !has_room_for(fields.path),
+        link: fields.link.len() > MAX_LINK,
         size: fields.size > MAX_OCTAL,
         mtime: u64::try_from(fields.mtime).map_or(true, |mtime| mtime > MAX_OCTAL),
     }

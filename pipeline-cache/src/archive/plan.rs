@@ -6,7 +6,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::compressor::Files;
 use super::entry_reader::{MAX_DEPTH, MAX_PATH};
-use super::header::BLOCK;
+use super::header::{self, BLOCK};
 use super::unpack::size_of_xattrs;
 use super::walk::{FileFacts, Folder, Node, NodeKind, Tree, data_regions, open_below};
 use super::{ArchiveError, Limits};
@@ -230,7 +230,7 @@ impl Plan {
                 continue;
             }
             let block = BLOCK as u64;
-            let extended = extended_headers(tree, self.order[index], codec);
+            let extended = self.extended_header(tree, index, codec);
             let needed = block + extended + stored.next_multiple_of(block);
             if filled > 0 && filled + needed > room + room / 4 {
                 self.blocks.push(BlockPlan::Entries { from, to: index });
@@ -255,6 +255,48 @@ impl Plan {
         }
     }
 
+    /// Bytes that an entry takes for what its header has no room for. Attributes of files are not
+    /// counted: they are read later, and rare.
+    fn extended_header(&self, tree: &Tree, index: usize, codec: Codec) -> u64 {
+        // What a record takes beside its value, at most.
+        const FRAME: usize = 32;
+        let place = self.order[index];
+        let (mut link, mut attributes) = (0, 0);
+        match (self.links.get(&index), &place.node(tree).kind) {
+            (Some(&first), _) => link = self.order[first].archive_name(tree).len(),
+            (None, NodeKind::Symlink(target)) => link = target.len(),
+            (None, NodeKind::Folder(folder)) => {
+                let xattrs = tree.folders[*folder].xattrs.as_deref();
+                attributes = xattrs.map_or(0, size_of_xattrs);
+            }
+            (None, NodeKind::File(_)) => {}
+        }
+        let mut records = attributes;
+        // With the slashes between and behind.
+        let length = tree.roots[place.root(tree)].declared.archived().len()
+            + place.folder(tree).map_or(0, |(_, it)| it.below.len())
+            + place.node(tree).name.len()
+            + 3;
+        if length > header::MAX_NAME {
+            let mut path = place.archive_name(tree);
+            path.push(b'/');
+            if !header::has_room_for(&path) {
+                records += FRAME + path.len();
+            }
+        }
+        if link > header::MAX_LINK {
+            records += FRAME + link;
+        }
+        // Only zstd archives keep nanoseconds elsewhere.
+        if !matches!(codec, Codec::Zstd | Codec::Chunked) {
+            records += 2 * FRAME;
+        }
+        match records {
+            0 => 0,
+            records => (BLOCK + records.next_multiple_of(BLOCK)) as u64,
+        }
+    }
+
     /// Bytes of content of an entry in the archive.
     pub(crate) fn stored_size(&self, tree: &Tree, index: usize) -> u64 {
         if self.links.contains_key(&index) {
@@ -266,36 +308,6 @@ impl Plan {
             (None, _) => 0,
         }
     }
-}
-
-/// Bytes that an entry may take for what its header has no room for. Attributes are not counted:
-/// they are read later, and rare.
-fn extended_headers(tree: &Tree, place: NodeRef, codec: Codec) -> u64 {
-    let name = place.node(tree).name.len();
-    let target = match &place.node(tree).kind {
-        NodeKind::Symlink(target) => target.len(),
-        _ => 0,
-    };
-    let folder = place
-        .folder(tree)
-        .map_or(0, |(_, folder)| folder.below.len());
-    // A header, and what it says in whole blocks.
-    let long = |length: usize| match length {
-        0..100 => 0,
-        length => (BLOCK + length.next_multiple_of(BLOCK)) as u64,
-    };
-    // Only zstd archives keep nanoseconds elsewhere.
-    let times = match codec {
-        Codec::Zstd | Codec::Chunked => 0,
-        _ => 2 * BLOCK as u64,
-    };
-    long(name.max(target))
-        + if folder + name > 255 {
-            2 * BLOCK as u64
-        } else {
-            0
-        }
-        + times
 }
 
 impl NodeRef {

@@ -407,3 +407,24 @@ async fn a_file_that_changes_while_it_is_read_stores_nothing() {
         "{outcome:?}"
     );
 }
+
+/// Long names take more room than most contents: a block must not outgrow what readers take.
+#[cfg(feature = "zstd")]
+#[tokio::test]
+async fn times_of_files_with_very_long_names_survive() {
+    let dir = tempfile::tempdir().unwrap();
+    let work = dir.path().join("work");
+    let deep = (0..14).fold(work.join("tree"), |path, _| path.join("d".repeat(250)));
+    fs::create_dir_all(&deep).unwrap();
+    for index in 0..6_000 {
+        fs::write(deep.join(index.to_string()), b"").unwrap();
+    }
+    // Large trees are cut into the largest blocks.
+    fs::write(work.join("tree/large"), vec![0; 140 << 20]).unwrap();
+    let cache = Cache::new(MemoryStore::new());
+    let options = PackOptions::default().with_codec(Codec::Zstd);
+    save(&cache, "long", &work, options).await;
+    let out = dir.path().join("out");
+    cache.restore([key("long")], into(&out, 2)).await.unwrap();
+    assert!(describe(&out) == describe(&work));
+}

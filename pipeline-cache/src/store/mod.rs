@@ -7,6 +7,10 @@
 
 mod blocking;
 #[cfg(feature = "object-store")]
+#[cfg_attr(
+    not(any(feature = "s3", feature = "gcs", feature = "azure")),
+    allow(dead_code, unused_imports, reason = "nothing opens a bucket then")
+)]
 mod bucket;
 mod cache_store;
 mod copy;

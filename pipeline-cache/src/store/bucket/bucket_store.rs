@@ -90,7 +90,6 @@ pub(super) fn names_own_payload(metadata: &EntryMetadata) -> bool {
 
 impl BucketStore {
     /// A store over a client that is already made.
-    #[cfg(any(test, feature = "s3", feature = "gcs", feature = "azure"))]
     pub(super) fn over(
         inner: Arc<dyn ObjectStore>,
         address: &str,

@@ -91,7 +91,6 @@ pub(super) fn unavailable(what: &str, why: &str) -> StoreError {
 }
 
 impl Objects {
-    #[cfg(any(test, feature = "s3", feature = "gcs", feature = "azure"))]
     pub(super) fn new(
         inner: Arc<dyn ObjectStore>,
         options: &BucketOptions,
@@ -112,7 +111,6 @@ impl Objects {
         })
     }
 
-    #[cfg(any(test, feature = "s3", feature = "gcs", feature = "azure"))]
     pub(super) fn prefix(&self) -> &str {
         self.prefix.trim_end_matches('/')
     }

@@ -269,7 +269,7 @@ pub(super) fn read_manifest(entry: &StoredEntry) -> Result<Vec<u8>, ArchiveError
 }
 
 /// For fuzzers: how many entries a manifest lists.
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) fn read_manifest_bytes(bytes: &[u8]) -> Result<usize, ArchiveError> {
     let manifest = Manifest::decode(bytes, raw_limit(bytes.len() as u64))?;
     let segments = Manifest::decode_segments(bytes)?;

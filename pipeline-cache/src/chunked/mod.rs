@@ -55,10 +55,10 @@ pub use collect::{CollectOptions, CollectReport};
 pub use evict::EvictionReport;
 
 pub(crate) use export::export;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use manifest::read_manifest_bytes;
 pub(crate) use restore::restore;
 pub(crate) use save::save;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use segment::read_segment_bytes;
 pub(crate) use segments::{NeededPart, parts_of};

@@ -258,7 +258,7 @@ impl Buffers {
 }
 
 /// For fuzzers: how many chunks a segment holds, all of them read.
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) fn read_segment_bytes(bytes: &[u8]) -> Result<usize, ArchiveError> {
     let payload = Payload::new(bytes.to_vec());
     let index = SegmentIndex::read(&payload)?;

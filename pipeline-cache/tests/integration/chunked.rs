@@ -49,13 +49,12 @@ async fn everything_survives_in_any_store() {
         Arc::new(MemoryStore::new()),
         Arc::new(TieredStore::new(near, MemoryStore::new())),
     ];
-    #[cfg(feature = "testing")]
     {
         use pipeline_cache::testing::{Lie, LyingStore};
         let torn = LyingStore::new(Arc::new(MemoryStore::new()), Lie::TornReads);
         stores.push(Arc::new(torn));
     }
-    #[cfg(all(feature = "signed", feature = "testing"))]
+    #[cfg(feature = "signed")]
     {
         use pipeline_cache::store::SignedStore;
         let signed = SignedStore::new(MemoryStore::new(), []);
@@ -78,7 +77,6 @@ async fn everything_survives_in_any_store() {
 }
 
 /// Whatever a store hands out, it is a miss or the right tree.
-#[cfg(feature = "testing")]
 #[tokio::test]
 async fn a_lying_store_is_never_believed() {
     use pipeline_cache::testing::{Lie, LyingStore};
@@ -146,7 +144,6 @@ async fn an_export_is_an_ordinary_archive() {
     assert_eq!(left.len(), 5, "{left:?}");
 }
 
-#[cfg(feature = "testing")]
 #[tokio::test]
 async fn only_what_is_new_is_read_and_written() {
     use std::sync::atomic::{AtomicUsize, Ordering};

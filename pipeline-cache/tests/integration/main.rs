@@ -4,7 +4,7 @@
 
 #[cfg(all(feature = "s3", feature = "testing"))]
 mod buckets;
-#[cfg(feature = "chunked")]
+#[cfg(all(feature = "chunked", feature = "testing"))]
 mod chunked;
 #[cfg(all(feature = "gzip", feature = "zstd"))]
 mod damage;
@@ -30,7 +30,7 @@ mod random_trees;
 #[cfg(all(feature = "gzip", feature = "testing", feature = "zstd"))]
 mod restoring;
 mod round_trip;
-#[cfg(all(feature = "gzip", feature = "zstd"))]
+#[cfg(all(feature = "gzip", feature = "testing", feature = "zstd"))]
 mod safety;
 mod set_id;
 #[cfg(all(feature = "signed", feature = "testing"))]

@@ -31,7 +31,7 @@ mod remote;
 #[cfg(feature = "s3")]
 mod s3_bucket;
 mod sweep;
-#[cfg(all(test, feature = "testing"))]
+#[cfg(all(test, any(feature = "s3", feature = "gcs", feature = "azure")))]
 mod tests;
 mod upload;
 

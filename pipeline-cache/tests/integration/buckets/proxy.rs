@@ -101,6 +101,10 @@ impl Proxy {
     }
 
     /// Bytes of the bodies of all answers since the last call.
+    #[cfg_attr(
+        not(feature = "chunked"),
+        expect(dead_code, reason = "only chunks count them")
+    )]
     pub(crate) fn take_answered(&self) -> u64 {
         std::mem::take(&mut self.shared.lock().unwrap().answered)
     }

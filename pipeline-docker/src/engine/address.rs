@@ -146,20 +146,6 @@ impl EngineAddress {
     pub const fn is_socket(&self) -> bool {
         matches!(self, Self::Socket(_))
     }
-
-    /// Whether the engine is on this machine, as far as its address tells.
-    pub(crate) fn is_here(&self) -> bool {
-        let host = match self {
-            Self::Socket(_) => return true,
-            Self::Tcp(host) | Self::Tls { host, .. } => host,
-        };
-        let name = host.rsplit_once(':').map_or(&**host, |(name, _)| name);
-        let name = name.trim_start_matches('[').trim_end_matches(']');
-        name == "localhost"
-            || name
-                .parse()
-                .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
-    }
 }
 
 impl fmt::Display for EngineAddress {
@@ -274,14 +260,6 @@ mod tests {
             let error = host(wrong).unwrap_err();
             assert!(error.contains(wrong) && error.contains(part), "{error}");
         }
-    }
-
-    #[test]
-    fn an_engine_elsewhere_is_told_from_one_here() {
-        let here = |host: &str| EngineAddress::Tcp(host.to_owned()).is_here();
-        assert!(EngineAddress::Socket("/x".into()).is_here());
-        assert!(here("localhost:1") && here("127.0.0.2:1") && here("[::1]:1"));
-        assert!(!here("10.0.0.1:1") && !here("engine:1") && !here("[fe80::1]:1"));
     }
 
     #[test]

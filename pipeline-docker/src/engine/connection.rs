@@ -103,10 +103,11 @@ impl Engine {
         &self.shared.info
     }
 
-    /// Whether this program can connect to addresses of the engine's own networks: it runs on the
-    /// same Linux, and not in a namespace of networks of its own as rootless engines do.
-    pub(crate) fn shows_its_networks(&self) -> bool {
-        cfg!(target_os = "linux") && self.address().is_here() && !self.info().is_rootless
+    /// Whether this program cannot connect to addresses of the engine's own networks, wherever the
+    /// engine is: they are not this kernel's, or in a namespace of the engine's own.
+    pub(crate) fn hides_its_networks(&self) -> bool {
+        let info = self.info();
+        !cfg!(target_os = "linux") || info.os != "linux" || info.is_rootless || info.is_desktop
     }
 
     /// Asks whether it is there.

@@ -69,6 +69,8 @@ pub struct EngineInfo {
     pub has_buildkit: bool,
     /// Whether it runs as an ordinary user.
     pub is_rootless: bool,
+    /// Whether it is Docker Desktop's, which keeps containers in a virtual machine.
+    pub is_desktop: bool,
     /// Whether limits of memory are enforced.
     pub limits_memory: bool,
     /// Processors.
@@ -113,6 +115,9 @@ impl EngineInfo {
                 .iter()
                 .flatten()
                 .any(|option| option.contains("rootless")),
+            is_desktop: info
+                .operating_system
+                .is_some_and(|name| name.starts_with("Docker Desktop")),
             limits_memory: info.memory_limit.unwrap_or_default(),
             cpus: info
                 .ncpu

@@ -49,7 +49,7 @@ pub enum ServiceError {
     },
     /// A check by connecting, which cannot work with this engine.
     #[error(
-        "whether the service {service} is ready cannot be seen from here ({wanted}): the networks of the engine at {engine} are on another machine or belong to a user; use Readiness::exec, a log line or the engine's health check"
+        "whether the service {service} is ready cannot be seen from here ({wanted}): the networks of the engine at {engine} are in a virtual machine or belong to a user; use Readiness::exec, a log line or the engine's health check"
     )]
     OutOfReach {
         /// Its name.

@@ -17,8 +17,12 @@ const LIMIT: Duration = Duration::from_secs(5);
 const LARGEST: usize = 1024 * 1024;
 
 /// Whether the page is answered as expected; if not, what was answered.
-pub(super) async fn probe(address: SocketAddr, wanted: &HttpReadiness) -> Result<(), String> {
-    match tokio::time::timeout(LIMIT, get(address, &wanted.path)).await {
+pub(super) async fn probe(
+    stream: TcpStream,
+    address: SocketAddr,
+    wanted: &HttpReadiness,
+) -> Result<(), String> {
+    match tokio::time::timeout(LIMIT, get(stream, address, &wanted.path)).await {
         Err(_) => Err(format!("no answer within {}s", LIMIT.as_secs())),
         Ok(Err(error)) => Err(pipeline_core::error_chain(&*error)),
         Ok(Ok((status, body))) => judge(wanted, status, &body),
@@ -45,10 +49,10 @@ fn judge(wanted: &HttpReadiness, status: u16, body: &[u8]) -> Result<(), String>
 }
 
 async fn get(
+    stream: TcpStream,
     address: SocketAddr,
     path: &str,
 ) -> Result<(u16, Bytes), Box<dyn std::error::Error + Send + Sync>> {
-    let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await?;
     let request = Request::get(path)

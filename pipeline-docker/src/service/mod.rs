@@ -20,6 +20,7 @@
 mod error;
 mod http;
 mod log;
+mod place;
 mod readiness;
 mod running;
 mod spec;

@@ -9,10 +9,12 @@ use super::ServiceError;
 
 /// Something that is true of a service that can be used.
 ///
-/// Connections go to the service's address on the private network, straight from this machine where
-/// the engine runs on it. They prove more than a port that an engine's proxy has opened, which
-/// accepts connections before the service does. With a rootless engine, or one on another machine,
-/// they are refused at once; use [`Readiness::exec`], a log line or the engine's health check there.
+/// Connections go straight from this machine to the service's address on the private network. They
+/// prove more than a port that an engine's proxy has opened, which accepts connections before the
+/// service does. They need an engine of root on this Linux, by whatever address. With a rootless
+/// engine or Docker Desktop they are refused at once, and with an engine on another machine they run
+/// into [`ServiceSpec::timeout`](super::ServiceSpec::timeout), unless somebody has made a route. Use
+/// [`Readiness::exec`], a log line or the engine's health check there.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Readiness {

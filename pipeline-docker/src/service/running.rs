@@ -1,7 +1,7 @@
 //! [`Services`]: the services of a job while they are there.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,11 @@ use bollard::models::{
 use bollard::query_parameters::LogsOptionsBuilder;
 use futures_util::StreamExt;
 use pipeline_core::executor::EnvironmentRequest;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::log::ServiceLog;
+use super::place::Place;
 use super::{Readiness, ServiceError, ServiceSpec, http};
 use crate::container::{
     Broken, Holdings, ensure_image, labels, limited, ran_out_of_memory, to_i64, unique_name,
@@ -29,8 +29,6 @@ use crate::engine::{Engine, EngineError};
 
 /// Between two looks at a service that is not ready.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long a connection may take; the service is next door.
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// How long the last lines of a service that has ended are waited for.
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// What is kept of a readiness command's output, for messages.
@@ -322,16 +320,14 @@ impl Starting<'_> {
     async fn look(&self, engine: &Engine, id: &str, ready: &Readiness) -> Result<(), String> {
         match ready {
             Readiness::Tcp { port } => {
-                let address = self.address(engine, id, *port).await?;
-                match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
-                    Ok(Ok(_)) => Ok(()),
-                    Ok(Err(error)) => Err(format!("{address}: {error}")),
-                    Err(_) => Err(format!("{address} does not answer")),
-                }
+                let place = self.place(engine, id).await?;
+                place.connect(engine, *port).await.map(drop)
             }
             Readiness::Http(wanted) => {
-                let address = self.address(engine, id, wanted.port).await?;
-                http::probe(address, wanted).await
+                let place = self.place(engine, id).await?;
+                let stream = place.connect(engine, wanted.port).await?;
+                let address = SocketAddr::new(place.address, wanted.port);
+                http::probe(stream, address, wanted).await
             }
             Readiness::Exec { command } => exec(engine, id, command)
                 .await
@@ -358,20 +354,17 @@ impl Starting<'_> {
     }
 
     /// Asked each time: a container has an address only while it runs.
-    async fn address(&self, engine: &Engine, id: &str, port: u16) -> Result<SocketAddr, String> {
+    async fn place(&self, engine: &Engine, id: &str) -> Result<Place, String> {
         let found = engine
             .client()
             .inspect_container(id, None)
             .await
             .map_err(|error| error.to_string())?;
-        let address: Option<IpAddr> = found
+        found
             .network_settings
             .and_then(|settings| settings.networks)
             .and_then(|mut networks| networks.remove(self.network))
-            .and_then(|endpoint| endpoint.ip_address)
-            .and_then(|text| text.parse().ok());
-        address
-            .map(|address| SocketAddr::new(address, port))
+            .and_then(Place::new)
             .ok_or_else(|| "the container has no address".to_owned())
     }
 }

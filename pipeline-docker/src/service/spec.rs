@@ -139,7 +139,7 @@ impl ServiceSpec {
         let connects =
             |ready: &&Readiness| matches!(ready, Readiness::Tcp { .. } | Readiness::Http(_));
         match self.ready.iter().find(connects) {
-            Some(ready) if !engine.shows_its_networks() => Err(ServiceError::OutOfReach {
+            Some(ready) if engine.hides_its_networks() => Err(ServiceError::OutOfReach {
                 service: self.name.clone(),
                 wanted: ready.to_string(),
                 engine: engine.address().to_string(),

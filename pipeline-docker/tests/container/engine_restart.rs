@@ -24,10 +24,8 @@ async fn stop(own: &mut OwnEngine) {
 /// Loses the engine while a command runs, by `lose`; gives what the command's end was said to be.
 async fn lost_in_a_step(lose: impl AsyncFnOnce(&mut OwnEngine)) -> String {
     let (mut own, engine) = OwnEngine::start().await;
-    let archive = own.path("image.tar").display().to_string();
+    own.load(fixture::busybox());
     let host = own.host();
-    run("docker", &["save", "-o", &archive, fixture::busybox()]);
-    run("docker", &["-H", &host, "load", "-i", &archive]);
     let spec = ContainerSpec::new(fixture::busybox()).with_network(Network::None);
     let executor = ContainerExecutor::new(engine, spec);
     let ground = Ground::new("restart");

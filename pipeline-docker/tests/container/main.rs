@@ -6,6 +6,8 @@
     reason = "helpers of tests fail as tests do"
 )]
 
+#[path = "../swarm/cable.rs"]
+mod cable;
 mod contract;
 mod debian_services;
 #[path = "../declared/mod.rs"]

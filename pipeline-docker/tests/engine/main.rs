@@ -14,6 +14,10 @@ mod credentials;
 mod declared;
 mod faults;
 mod leftovers;
+#[expect(
+    dead_code,
+    reason = "shared with the tests of containers, which need more"
+)]
 mod own_engine;
 #[path = "../registry/server.rs"]
 #[expect(

@@ -61,10 +61,15 @@ impl OwnEngine {
     }
 
     /// Adds arguments of the engine's command line.
-    #[cfg(feature = "engine-tls")]
     pub(crate) fn with(mut self, arguments: &[&str]) -> Self {
         self.more.extend(arguments.iter().map(|&text| text.into()));
         self
+    }
+
+    /// A port of an address that nobody uses, as `address:port`.
+    pub(crate) fn free_at(address: &str) -> String {
+        let free = std::net::TcpListener::bind((address, 0)).unwrap();
+        free.local_addr().unwrap().to_string()
     }
 
     /// Gives its store a disk of this size.
@@ -82,6 +87,21 @@ impl OwnEngine {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Gives it an image of the machine's own engine.
+    pub(crate) fn load(&self, image: &str) {
+        let archive = self.path("image.tar");
+        let docker = |arguments: &[&str]| {
+            let output = Command::new("docker")
+                .args(arguments)
+                .arg(&archive)
+                .output();
+            let output = output.unwrap_or_else(|error| panic!("docker must be there: {error}"));
+            assert!(output.status.success(), "{arguments:?}: {output:?}");
+        };
+        docker(&["save", image, "-o"]);
+        docker(&["-H", &self.host(), "load", "-i"]);
     }
 
     pub(crate) fn host(&self) -> String {

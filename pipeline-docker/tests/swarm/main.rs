@@ -6,6 +6,7 @@
     reason = "helpers of tests fail as tests do"
 )]
 
+mod cable;
 #[path = "../declared/mod.rs"]
 mod declared;
 mod ending;

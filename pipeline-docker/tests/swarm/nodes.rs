@@ -5,61 +5,15 @@ use std::process::Command;
 use pipeline_core::{ExitStatus, Stream};
 use pipeline_docker::swarm::{Swarm, SwarmError, SwarmJob, Unobserved};
 
+use crate::cable::Cable;
 use crate::fixture::{Ear, Ground, docker, image, import, runs, sh};
-use crate::own_engine::{OwnEngine, ip};
+use crate::own_engine::OwnEngine;
 
 /// A worker that has joined the manager of a [`Ground`].
 struct Worker {
     /// Before the cable: an engine ends in its namespace.
     own: OwnEngine,
     _cable: Cable,
-}
-
-/// A namespace and the way to it.
-struct Cable {
-    namespace: String,
-    near: String,
-    network: String,
-}
-
-impl Cable {
-    fn new() -> Self {
-        let id = std::process::id();
-        let cable = Self {
-            namespace: format!("pdt{id}"),
-            near: format!("pdt{id}v"),
-            network: format!("10.215.{}", id % 250),
-        };
-        let (namespace, near) = (cable.namespace.as_str(), cable.near.as_str());
-        let at = |number: u8| format!("{}.{number}/24", cable.network);
-        ip(&["netns", "add", namespace]);
-        let far = ["peer", "name", "far", "netns", namespace];
-        ip(&[&["link", "add", near, "type", "veth"][..], &far].concat());
-        ip(&["address", "add", &at(1), "dev", near]);
-        ip(&["link", "set", near, "up"]);
-        let inside = ["-netns", namespace];
-        ip(&[&inside[..], &["address", "add", &at(2), "dev", "far"]].concat());
-        for name in ["lo", "far"] {
-            ip(&[&inside[..], &["link", "set", name, "up"]].concat());
-        }
-        cable
-    }
-
-    fn address(&self, number: u8) -> String {
-        format!("{}.{number}", self.network)
-    }
-}
-
-impl Drop for Cable {
-    fn drop(&mut self) {
-        drop(
-            Command::new("ip")
-                .args(["link", "del", &self.near])
-                .output(),
-        );
-        let delete = ["netns", "del", &self.namespace];
-        drop(Command::new("ip").args(delete).output());
-    }
 }
 
 impl Worker {
@@ -86,7 +40,7 @@ fn far(script: &str) -> SwarmJob {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs dockerd, nsenter, iproute2, root and busybox-static"]
 async fn tasks_run_on_another_node_until_it_goes_down() {
-    let cable = Cable::new();
+    let cable = Cable::new(&format!("10.215.{}", std::process::id() % 250));
     let ground = Ground::at(&cable.address(1), 2377).await;
     let mut worker = Worker::join(&ground, cable).await;
     let id = docker(

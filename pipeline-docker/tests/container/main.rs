@@ -30,6 +30,9 @@ mod server;
 mod services;
 #[cfg(feature = "engine-tls")]
 mod tls;
+#[cfg(feature = "engine-tls")]
+#[path = "../engine/tls_engine.rs"]
+mod tls_engine;
 
 #[test]
 fn every_file_is_declared() {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use pipeline_core::report::{Style, Summary};
 use pipeline_core::{
-    CommandStep, EnvValue, Executor as _, ExitStatus, Job, Outcome, Pipeline, RunFacts, Runner,
-    Secret, error_chain,
+    CommandStep, EnvValue, Executor as _, ExitStatus, Job, Outcome, Pipeline, RunFacts, RunReport,
+    Runner, Secret, error_chain,
 };
 use pipeline_docker::container::{ContainerExecutor, ContainerSpec, Limits, Network};
 use pipeline_docker::engine::{Engine, EngineAddress};
@@ -214,27 +214,33 @@ async fn a_service_that_dies_during_the_job_ends_the_running_command() {
     assert_eq!(ground.left(), [""; 0]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a Docker engine and busybox-static"]
-async fn a_services_password_is_masked_when_it_prints_it_and_dies() {
-    const PASSWORD: &str = "pa55word-of-the-database";
+/// Runs a job of one command beside a service; the report and the journal.
+async fn run_beside(service: ServiceSpec, command: &str) -> (RunReport, String) {
     let data = tempfile::tempdir().unwrap();
-    let service = script("db", "echo FATAL: wrong password $PASSWORD; exit 1")
-        .with_env("PASSWORD", EnvValue::Secret(Secret::new(PASSWORD)))
-        .with_ready(Readiness::tcp(1));
-    let executor =
-        fixture::executor(ContainerSpec::new(fixture::busybox()).with_service(service)).await;
+    let spec = ContainerSpec::new(fixture::busybox()).with_service(service);
+    let executor = fixture::executor(spec).await;
     let mut job = Job::new("test");
-    job.step("never", CommandStep::from(sh("true")));
-    let pipeline = Pipeline::builder("masked").job(job).build().unwrap();
+    job.step("command", CommandStep::from(sh(command)));
+    let pipeline = Pipeline::builder("beside").job(job).build().unwrap();
     let run = Runner::new(data.path())
         .with_executor(Arc::new(executor))
         .start(&pipeline, RunFacts::new())
         .await
         .unwrap();
     let report = run.wait().await.unwrap();
-    assert_eq!(report.outcome, Outcome::Errored);
     let journal = std::fs::read_to_string(report.folder.join("journal.jsonl")).unwrap();
+    (report, journal)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Docker engine and busybox-static"]
+async fn a_services_password_is_masked_when_it_prints_it_and_dies() {
+    const PASSWORD: &str = "pa55word-of-the-database";
+    let service = script("db", "echo FATAL: wrong password $PASSWORD; exit 1")
+        .with_env("PASSWORD", EnvValue::Secret(Secret::new(PASSWORD)))
+        .with_ready(Readiness::tcp(1));
+    let (report, journal) = run_beside(service, "true").await;
+    assert_eq!(report.outcome, Outcome::Errored);
     let summary = Summary::new(&report, Style::Plain).to_string();
     for text in [journal, summary, format!("{report:?}")] {
         assert!(text.contains("FATAL: wrong password ***"), "{text}");
@@ -245,22 +251,10 @@ async fn a_services_password_is_masked_when_it_prints_it_and_dies() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Docker engine and busybox-static"]
 async fn what_was_started_and_what_a_service_wrote_is_in_the_journal() {
-    let data = tempfile::tempdir().unwrap();
     let service = script("web", "echo serving; exec httpd -f -p 80 -h /tmp")
         .with_ready(Readiness::Log(LogReadiness::text("serving")));
-    let spec = ContainerSpec::new(fixture::busybox()).with_service(service);
-    let executor = fixture::executor(spec).await;
-    let mut job = Job::new("test");
-    job.step("fails", CommandStep::from(sh("exit 3")));
-    let pipeline = Pipeline::builder("told").job(job).build().unwrap();
-    let run = Runner::new(data.path())
-        .with_executor(Arc::new(executor))
-        .start(&pipeline, RunFacts::new())
-        .await
-        .unwrap();
-    let report = run.wait().await.unwrap();
+    let (report, journal) = run_beside(service, "exit 3").await;
     assert_eq!(report.outcome, Outcome::Failed);
-    let journal = std::fs::read_to_string(report.folder.join("journal.jsonl")).unwrap();
     let fact = |topic: &str| {
         let events = journal
             .lines()

@@ -157,65 +157,20 @@ async fn an_engine_that_dies_in_a_push() {
 #[tokio::test]
 #[ignore = "needs dockerd, root and openssl"]
 async fn an_engine_behind_tls() {
-    use std::process::Command;
+    use pipeline_docker::engine::Engine;
 
-    use pipeline_docker::engine::{Engine, EngineAddress};
+    use crate::tls_engine::TlsEngine;
 
-    let mut own = OwnEngine::prepare();
-    let folder = own.path("tls");
-    std::fs::create_dir(&folder).unwrap();
-    let openssl = |arguments: &str| {
-        let mut command = Command::new("openssl");
-        let output = command
-            .current_dir(&folder)
-            .args(arguments.split(' '))
-            .output();
-        let output = output.unwrap_or_else(|error| panic!("openssl must be there: {error}"));
-        assert!(output.status.success(), "{arguments}: {output:?}");
-    };
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    openssl(&format!(
-        "req -x509 {key} -keyout ca.key -out ca.pem -days 30 -subj /CN=test-authority"
-    ));
-    let uses = "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth,clientAuth\n";
-    std::fs::write(folder.join("leaf.ext"), uses).unwrap();
-    openssl(&format!(
-        "req {key} -keyout key.pem -out leaf.csr -subj /CN=leaf"
-    ));
-    openssl(
-        "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile leaf.ext -out cert.pem",
-    );
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let host = free.local_addr().unwrap().to_string();
-    drop(free);
-    let file = |option: &str, name: &str| format!("--{option}={}", folder.join(name).display());
-    own = own.with(&[
-        &format!("--host=tcp://{host}"),
-        "--tlsverify",
-        &file("tlscacert", "ca.pem"),
-        &file("tlscert", "cert.pem"),
-        &file("tlskey", "key.pem"),
-    ]);
-    own.run().await;
-    let address = |certificates: &std::path::Path| {
-        EngineAddress::from_lookup(|name| match name {
-            "DOCKER_HOST" => Some(format!("tcp://{host}").into()),
-            "DOCKER_TLS_VERIFY" => Some("1".into()),
-            "DOCKER_CERT_PATH" => Some(certificates.into()),
-            _ => None,
-        })
-        .unwrap()
-    };
-    let engine = Engine::connect(&address(&folder)).await.unwrap();
+    let own = TlsEngine::start().await;
+    let engine = Engine::connect(&own.address()).await.unwrap();
     engine.ping().await.unwrap();
-    assert_eq!(engine.to_string(), format!("engine(https://{host})"));
+    assert_eq!(engine.to_string(), format!("engine(https://{})", own.host));
     // Without a certificate it is said which file is missing.
-    std::fs::remove_file(folder.join("key.pem")).unwrap();
-    let error = Engine::connect(&address(&folder)).await.unwrap_err();
+    std::fs::remove_file(own.certificates.join("key.pem")).unwrap();
+    let error = Engine::connect(&own.address()).await.unwrap_err();
     let text = error_chain(&error);
     assert!(
         text.contains("key.pem") && text.contains("DOCKER_CERT_PATH"),
         "{text}"
     );
-    drop(own);
 }

@@ -30,6 +30,12 @@ mod slow_registry;
 #[cfg(feature = "registry")]
 mod steps;
 mod support;
+#[cfg(feature = "engine-tls")]
+#[expect(
+    dead_code,
+    reason = "shared with the tests of containers, which need more"
+)]
+mod tls_engine;
 
 #[test]
 fn every_file_is_declared() {

@@ -82,15 +82,16 @@ mod tests {
     #[test]
     fn a_failure_in_the_middle_leaves_what_was_there() {
         let ground = tempfile::tempdir().unwrap();
-        let old = folder(ground.path(), "old", &["both", "gone"]);
+        let new = folder(ground.path(), "new", &["both", "more"]);
+        let around = folder(&new, "around", &[]);
+        // Nothing can be moved into itself.
+        let old = folder(&around, "old", &["both", "gone"]);
         let aside = folder(ground.path(), "aside", &[]);
-        // From another file system nothing can be moved.
-        let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
-        let new = folder(elsewhere.path(), "new", &["both", "more"]);
         let error = replace_content(&old, &new, &aside).unwrap_err();
         assert!(matches!(error, Replacing::AsBefore(_)), "{error:?}");
         assert_eq!(names(&old), ["both", "gone"]);
         assert_eq!(fs::read_to_string(old.join("both")).unwrap(), "old");
+        assert_eq!(names(&new), ["around", "both", "more"]);
         assert_eq!(names(&aside), [""; 0]);
     }
 }

@@ -1,79 +1,47 @@
 //! [`Holdings`]: what was made on the engine for a job, removed in any case.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bollard::models::{ContainerCreateBody, NetworkCreateRequest};
 use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder};
-use tokio::sync::watch;
 
+use super::requests::Requests;
 use crate::engine::{Engine, EngineError, EngineErrorKind};
 
 /// How often a removal is tried again while the engine is still busy with it or away.
 const TRIES: u32 = 60;
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long the engine's answers to what it was asked for are waited for before things are removed.
-/// A busy engine takes seconds.
-const ANSWERS: Duration = Duration::from_secs(20);
 
 /// Containers and a network. [`release`](Self::release) removes them; dropping does so in the
 /// background.
 ///
-/// Names are chosen here and noted before the engine is asked. The asking is a task of its own: an
-/// engine goes on making what nobody waits for any more, and only its answer tells when the thing
-/// can be removed.
+/// Names are chosen here and noted before the engine is asked.
 #[derive(Debug)]
 pub(crate) struct Holdings {
     engine: Engine,
-    held: Arc<watch::Sender<Held>>,
+    held: Mutex<Held>,
+    requests: Requests,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Held {
     containers: Vec<String>,
     networks: Vec<String>,
-    /// Those of both that the engine was asked for and has not answered yet.
-    asked: Vec<String>,
-    /// Those of both whose answer was lost: the engine may still be about to make them.
-    unsure: Vec<String>,
 }
 
 impl Holdings {
     pub(crate) fn new(engine: Engine) -> Self {
         Self {
             engine,
-            held: Arc::new(watch::Sender::new(Held::default())),
+            held: Mutex::default(),
+            requests: Requests::default(),
         }
     }
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
-    }
-
-    /// Asks the engine for something, to the end, whether or not somebody waits for it.
-    async fn ask<T, F>(&self, name: &str, asking: F) -> Result<T, EngineError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, EngineError>> + Send + 'static,
-    {
-        self.held
-            .send_modify(|held| held.asked.push(name.to_owned()));
-        let (held, name) = (Arc::clone(&self.held), name.to_owned());
-        let task = tokio::spawn(async move {
-            let made = asking.await;
-            held.send_modify(|held| {
-                held.asked.retain(|asked| *asked != name);
-                if made.as_ref().is_err_and(|error| !is_answer(error)) {
-                    held.unsure.push(name);
-                }
-            });
-            made
-        });
-        task.await.unwrap_or_else(|_| {
-            let why = "the program is ending";
-            Err(EngineError::said("ask the engine", None, why))
-        })
     }
 
     /// Makes a container and returns its id. `image` is what it is called in messages.
@@ -83,17 +51,17 @@ impl Holdings {
         image: &str,
         body: ContainerCreateBody,
     ) -> Result<String, EngineError> {
-        self.held
-            .send_modify(|held| held.containers.push(name.to_owned()));
+        lock(&self.held).containers.push(name.to_owned());
         let action = format!("create a container of the image {image}");
         let engine = self.engine.clone();
         let options = CreateContainerOptionsBuilder::default().name(name).build();
-        self.ask(name, async move {
-            let made = engine.client().create_container(Some(options), body).await;
-            made.map(|made| made.id)
-                .map_err(|error| engine.error(&action, error))
-        })
-        .await
+        self.requests
+            .ask(name, async move {
+                let made = engine.client().create_container(Some(options), body).await;
+                made.map(|made| made.id)
+                    .map_err(|error| engine.error(&action, error))
+            })
+            .await
     }
 
     /// Makes a network that only this job uses.
@@ -102,8 +70,7 @@ impl Holdings {
         name: &str,
         labels: HashMap<String, String>,
     ) -> Result<(), EngineError> {
-        self.held
-            .send_modify(|held| held.networks.push(name.to_owned()));
+        lock(&self.held).networks.push(name.to_owned());
         let request = NetworkCreateRequest {
             name: name.to_owned(),
             driver: Some("bridge".to_owned()),
@@ -111,71 +78,71 @@ impl Holdings {
             ..NetworkCreateRequest::default()
         };
         let engine = self.engine.clone();
-        self.ask(name, async move {
-            let made = engine.client().create_network(request).await;
-            made.map(drop)
-                .map_err(|error| engine.error("create a network", error))
-        })
-        .await
+        self.requests
+            .ask(name, async move {
+                let made = engine.client().create_network(request).await;
+                made.map(drop)
+                    .map_err(|error| engine.error("create a network", error))
+            })
+            .await
     }
 
     /// Removes a container before the others.
     pub(crate) async fn remove(&self, name: &str) -> Result<(), EngineError> {
         remove_container(&self.engine, name).await?;
-        self.held
-            .send_modify(|held| held.containers.retain(|held| held != name));
+        lock(&self.held).containers.retain(|held| held != name);
         Ok(())
     }
 
     /// Removes everything; what could not be removed is still held.
     pub(crate) async fn release(&self) -> Result<(), EngineError> {
-        clear(&self.engine, &self.held).await
+        clear(&self.engine, &self.held, &self.requests).await
     }
 }
 
 impl Drop for Holdings {
     fn drop(&mut self) {
-        let held = self.held.borrow();
+        let held = lock(&self.held).clone();
         if held.containers.is_empty() && held.networks.is_empty() {
             return;
         }
-        drop(held);
         // Without a runtime the next start finds it by its labels.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
         // The task owns plain names: a runtime that is shutting down drops it at once, and a value
         // like this one would try the same again, for ever.
-        let (engine, held) = (self.engine.clone(), Arc::clone(&self.held));
-        runtime.spawn(async move { clear(&engine, &held).await.ok() });
+        let (engine, requests) = (self.engine.clone(), self.requests.clone());
+        let held = Mutex::new(held);
+        runtime.spawn(async move { clear(&engine, &held, &requests).await.ok() });
     }
 }
 
-/// Whether the engine has said no, rather than nothing.
-fn is_answer(error: &EngineError) -> bool {
-    error.kind() != EngineErrorKind::Unavailable && !matches!(error, EngineError::Answer { .. })
+fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Removes what is held, once the engine has answered for all of it.
-async fn clear(engine: &Engine, held: &watch::Sender<Held>) -> Result<(), EngineError> {
-    let mut watched = held.subscribe();
-    let answered = watched.wait_for(|held| held.asked.is_empty());
-    tokio::time::timeout(ANSWERS, answered).await.ok();
-    let now = held.borrow().clone();
-    let pending = |name: &String| now.unsure.contains(name) || now.asked.contains(name);
+async fn clear(
+    engine: &Engine,
+    held: &Mutex<Held>,
+    requests: &Requests,
+) -> Result<(), EngineError> {
+    requests.answered().await;
+    let now = lock(held).clone();
     let containers = now.containers.iter().map(|name| async move {
-        let removed = surely(pending(name), || remove_container(engine, name)).await;
+        let removed = surely(requests.is_pending(name), || remove_container(engine, name)).await;
         if removed.is_ok() {
-            held.send_modify(|held| held.containers.retain(|held| held != name));
+            lock(held).containers.retain(|held| held != name);
         }
         removed
     });
     let removed = futures_util::future::join_all(containers).await;
     let mut result = removed.into_iter().collect::<Result<Vec<_>, _>>().map(drop);
     for name in &now.networks {
-        let removed = surely(pending(name), || remove_network(engine, name)).await;
+        let removed = surely(requests.is_pending(name), || remove_network(engine, name)).await;
         if removed.is_ok() {
-            held.send_modify(|held| held.networks.retain(|held| held != name));
+            lock(held).networks.retain(|held| held != name);
         }
         result = result.and(removed.map(drop));
     }

@@ -40,6 +40,7 @@ mod pull;
 mod reap;
 mod record;
 mod replace;
+mod requests;
 mod shared;
 mod spec;
 mod unpack;
@@ -61,4 +62,6 @@ pub(crate) use owner::labels;
 pub(crate) use pull::ensure_image;
 #[cfg(feature = "swarm")]
 pub(crate) use reap::is_orphan;
+#[cfg(feature = "swarm")]
+pub(crate) use requests::Requests;
 pub(crate) use shared::Broken;

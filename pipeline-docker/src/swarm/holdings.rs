@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bollard::models::{SecretSpec, ServiceSpec};
 use bollard::query_parameters::ListTasksOptionsBuilder;
 
-use crate::container::{Removal, persist, surely};
+use crate::container::{Removal, Requests, persist, surely};
 use crate::credentials::CredentialSource;
 use crate::engine::{Engine, EngineError, EngineErrorKind, registry_credentials};
 use crate::reference::ImageReference;
@@ -19,22 +19,21 @@ const LATE: Duration = Duration::from_secs(20);
 /// Services and secrets. [`release`](Self::release) removes them and waits until their tasks have
 /// ended; dropping removes them in the background.
 ///
-/// Names are noted before the engine is asked, so that a request whose answer nobody waited for
-/// leaves nothing either.
+/// Names are noted before the engine is asked, and it is asked to the end, so that a request whose
+/// answer nobody waited for leaves nothing either.
 #[derive(Debug)]
 pub(super) struct SwarmHoldings {
     engine: Engine,
     /// How long a task may take to stop.
     grace: Duration,
     held: Mutex<Held>,
+    requests: Requests,
 }
 
 #[derive(Debug, Default)]
 struct Held {
     services: Vec<String>,
     secrets: Vec<String>,
-    /// Those of both that the engine has not confirmed: it may still be about to make them.
-    pending: Vec<String>,
 }
 
 impl SwarmHoldings {
@@ -43,15 +42,12 @@ impl SwarmHoldings {
             engine,
             grace,
             held: Mutex::default(),
+            requests: Requests::default(),
         }
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn answered(&self, name: &str) {
-        self.held().pending.retain(|pending| pending != name);
     }
 
     /// Makes a service; its nodes get the credentials for the image's registry.
@@ -63,15 +59,15 @@ impl SwarmHoldings {
         credentials: &dyn CredentialSource,
     ) -> Result<(), EngineError> {
         let credentials = registry_credentials(credentials, image.domain()).await?;
-        {
-            let mut held = self.held();
-            held.pending.push(name.to_owned());
-            held.services.push(name.to_owned());
-        }
-        let made = self.engine.client().create_service(spec, credentials).await;
-        self.answered(name);
-        made.map(drop)
-            .map_err(|error| self.engine.error("create a service of the swarm", error))
+        self.held().services.push(name.to_owned());
+        let engine = self.engine.clone();
+        self.requests
+            .ask(name, async move {
+                let made = engine.client().create_service(spec, credentials).await;
+                made.map(drop)
+                    .map_err(|error| engine.error("create a service of the swarm", error))
+            })
+            .await
     }
 
     /// Keeps a secret in the swarm; its id.
@@ -80,21 +76,21 @@ impl SwarmHoldings {
         name: &str,
         spec: SecretSpec,
     ) -> Result<String, EngineError> {
-        {
-            let mut held = self.held();
-            held.pending.push(name.to_owned());
-            held.secrets.push(name.to_owned());
-        }
-        let made = self.engine.client().create_secret(spec).await;
-        self.answered(name);
-        made.map(|made| made.id)
-            .map_err(|error| self.engine.error("keep a secret in the swarm", error))
+        self.held().secrets.push(name.to_owned());
+        let engine = self.engine.clone();
+        self.requests
+            .ask(name, async move {
+                let made = engine.client().create_secret(spec).await;
+                made.map(|made| made.id)
+                    .map_err(|error| engine.error("keep a secret in the swarm", error))
+            })
+            .await
     }
 
     /// Removes a service before the others.
     pub(super) async fn remove(&self, name: &str) -> Result<(), EngineError> {
         // One that is still being made is there a moment later.
-        let pending = self.held().pending.iter().any(|held| held == name);
+        let pending = self.requests.is_pending(name);
         surely(pending, || remove_service(&self.engine, name)).await?;
         self.held().services.retain(|held| held != name);
         Ok(())
@@ -103,6 +99,7 @@ impl SwarmHoldings {
     /// Removes everything, and waits until no task of it runs; what could not be removed is still
     /// held.
     pub(super) async fn release(&self) -> Result<(), EngineError> {
+        self.requests.answered().await;
         let services = self.held().services.clone();
         let stopped = services.iter().map(|name| self.stop(name));
         let stopped = futures_util::future::join_all(stopped).await;
@@ -113,7 +110,7 @@ impl SwarmHoldings {
         // A secret that a service uses cannot be removed.
         let secrets = self.held().secrets.clone();
         for name in secrets {
-            let pending = self.held().pending.contains(&name);
+            let pending = self.requests.is_pending(&name);
             let removed = surely(pending, || remove_secret(&self.engine, &name)).await;
             if removed.is_ok() {
                 self.held().secrets.retain(|held| *held != name);
@@ -171,15 +168,16 @@ impl Drop for SwarmHoldings {
             return;
         };
         // The task owns plain names: a runtime that is shutting down drops it at once.
-        let engine = self.engine.clone();
+        let (engine, requests) = (self.engine.clone(), self.requests.clone());
         runtime.spawn(async move {
+            requests.answered().await;
             let services = held.services.iter().map(|name| {
-                let pending = held.pending.contains(name);
+                let pending = requests.is_pending(name);
                 surely(pending, || remove_service(&engine, name))
             });
             futures_util::future::join_all(services).await;
             for name in &held.secrets {
-                let pending = held.pending.contains(name);
+                let pending = requests.is_pending(name);
                 // What could not be removed is found by its labels, too.
                 drop(surely(pending, || remove_secret(&engine, name)).await);
             }

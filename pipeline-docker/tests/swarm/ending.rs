@@ -4,11 +4,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pipeline_core::CancelToken;
+use pipeline_core::{CancelToken, Secret};
 use pipeline_docker::engine::{Engine, EngineAddress};
 use pipeline_docker::swarm::{Swarm, SwarmError, SwarmEvent, Unobserved, reap};
 
 use crate::fixture::{Ear, Ground, runs, sh};
+use crate::gate::Gate;
 
 /// Set in the process that is killed: the engine's socket.
 const DOOMED: &str = "PIPELINE_TESTS_DOOMED";
@@ -18,7 +19,7 @@ const DOOMED: &str = "PIPELINE_TESTS_DOOMED";
 async fn cancelling_stops_the_tasks_before_it_returns() {
     let ground = Ground::new().await;
     let (ear, cancel) = (Ear::default(), CancelToken::new());
-    let job = sh("sleep 1000").with_secret("token", pipeline_core::Secret::new("a word"));
+    let job = sh("sleep 1000").with_secret("token", Secret::new("a word"));
     let swarm = ground.swarm();
     let (result, ()) = tokio::join!(swarm.run_until(&job, &ear, &cancel), async {
         ear.wait_for(runs).await;
@@ -51,6 +52,24 @@ async fn a_job_that_is_dropped_is_removed() {
     ground.nothing_left().await;
 }
 
+/// The swarm makes what it was asked for also when nobody waits for the answer any more.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs dockerd, root and busybox-static"]
+async fn a_job_that_is_dropped_while_the_swarm_is_asked_leaves_nothing() {
+    let ground = Ground::new().await;
+    for path in ["/secrets/create", "/services/create"] {
+        let gate = Gate::before(&ground.host(), path);
+        let swarm = Swarm::new(gate.engine().await);
+        let job = sh("sleep 1000").with_secret("token", Secret::new("a word"));
+        let running = tokio::spawn(async move { swarm.run(&job, &Unobserved).await });
+        gate.holds().await;
+        running.abort();
+        assert!(running.await.unwrap_err().is_cancelled());
+        gate.let_through().await;
+        ground.nothing_left().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs dockerd, root and busybox-static"]
 async fn a_service_that_somebody_removes_is_an_error() {
@@ -75,7 +94,7 @@ async fn doomed() {
         return;
     };
     let engine = Engine::connect(&EngineAddress::Socket(socket.into())).await;
-    let job = sh("sleep 1000").with_secret("token", pipeline_core::Secret::new("a word"));
+    let job = sh("sleep 1000").with_secret("token", Secret::new("a word"));
     let report = Swarm::new(engine.unwrap()).run(&job, &Unobserved).await;
     panic!("it was to be killed: {report:?}");
 }

@@ -11,6 +11,7 @@ mod cable;
 mod declared;
 mod ending;
 mod fixture;
+mod gate;
 mod jobs;
 mod nodes;
 #[path = "../engine/own_engine.rs"]

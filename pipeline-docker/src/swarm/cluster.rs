@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bollard::models::{LocalNodeState, SecretSpec, SwarmInfo};
 use futures_util::{StreamExt, TryStreamExt};
-use pipeline_core::{CancelToken, error_chain};
+use pipeline_core::{CancelToken, Redactor, error_chain};
 
 use super::holdings::SwarmHoldings;
 use super::observer::{SwarmEvent, SwarmObserver};
@@ -132,6 +132,7 @@ impl Swarm {
             image,
             unpinned,
             secrets,
+            redactor: Redactor::new(job.secrets.values()),
             own_node,
         };
         let tasks = run_all(&running).await?;

@@ -50,7 +50,7 @@ pub enum SwarmEvent {
         state: TaskState,
         /// The node's name, once there is one.
         node: Option<String>,
-        /// What the swarm says about it.
+        /// What the swarm says about it, with the job's secrets masked.
         message: String,
     },
     /// A task wrote something. Engines hand on whole lines; the end of a line may lie in the next

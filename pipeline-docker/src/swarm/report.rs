@@ -53,7 +53,7 @@ pub struct TaskReport {
     /// How it ended. A signal shows as 128 and its number. Want of memory is told apart where the
     /// task ran on the engine that was asked; elsewhere it is exit code 137.
     pub exit: ExitStatus,
-    /// What the swarm says of a task that failed.
+    /// What the swarm says of a task that failed, with the job's secrets masked.
     pub error: Option<String>,
     /// How long it took, with waiting for a node and pulling the image.
     pub duration: Duration,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bollard::models::{NodeState, Task, TaskState as State};
 use bollard::query_parameters::ListTasksOptionsBuilder;
-use pipeline_core::ExitStatus;
+use pipeline_core::{ExitStatus, Redactor};
 
 use super::holdings::SwarmHoldings;
 use super::log::TaskLog;
@@ -36,6 +36,8 @@ pub(super) struct Running<'a> {
     /// Why it could not be pinned.
     pub(super) unpinned: Option<String>,
     pub(super) secrets: Vec<KeptSecret>,
+    /// What the job keeps secret; nodes quote commands and variables in what they say.
+    pub(super) redactor: Redactor,
     /// The node that the engine is.
     pub(super) own_node: String,
 }
@@ -69,8 +71,8 @@ impl Running<'_> {
             node: None,
             unsuited: None,
         };
-        let task = self.follow(&mut progress).await?;
-        let exit = self.exit(&task).await;
+        let (task, code) = self.follow(&mut progress).await?;
+        let exit = self.exit(&task, code).await;
         let duration = begun.elapsed();
         let Progress {
             log, service, node, ..
@@ -89,13 +91,13 @@ impl Running<'_> {
         })
     }
 
-    /// Until the command has ended.
-    async fn follow(&self, progress: &mut Progress) -> Result<Task, SwarmError> {
+    /// Until the command has ended; its exit code.
+    async fn follow(&self, progress: &mut Progress) -> Result<(Task, i64), SwarmError> {
         loop {
             if let Some(task) = self.look(progress).await? {
                 self.tell(progress, &task).await;
-                if self.has_ended(progress, &task)? {
-                    return Ok(task);
+                if let Some(code) = self.ended(progress, &task)? {
+                    return Ok((task, code));
                 }
                 self.check_node(progress, &task).await?;
             }
@@ -120,7 +122,15 @@ impl Running<'_> {
         let tasks = self.engine.client().list_tasks(Some(options)).await;
         match tasks.map_err(|error| self.engine.error("look at a task of the swarm", error)) {
             // The first one is ours, should a manager ever have made another one.
-            Ok(tasks) => Ok(tasks.into_iter().min_by_key(|task| task.created_at)),
+            Ok(tasks) => {
+                let mut task = tasks.into_iter().min_by_key(|task| task.created_at);
+                if let Some(status) = task.as_mut().and_then(|task| task.status.as_mut()) {
+                    for said in [&mut status.err, &mut status.message].into_iter().flatten() {
+                        *said = self.redactor.redact(said);
+                    }
+                }
+                Ok(task)
+            }
             Err(error) if error.kind() == EngineErrorKind::NotFound => {
                 Err(self.lost(progress, "somebody else removed its service"))
             }
@@ -160,51 +170,47 @@ impl Running<'_> {
             .unwrap_or_else(|| id.to_owned())
     }
 
-    /// Whether the command has ended; an error if it never began or never will.
-    fn has_ended(&self, progress: &mut Progress, task: &Task) -> Result<bool, SwarmError> {
-        let status = task.status.clone().unwrap_or_default();
-        let said = status.err.unwrap_or_default();
+    /// The exit code, once the command has ended; an error if it never began or never will.
+    fn ended(&self, progress: &mut Progress, task: &Task) -> Result<Option<i64>, SwarmError> {
+        let said = said(task);
         let node = || progress.node.clone().unwrap_or_default();
-        match state(task) {
-            TaskState::Complete => Ok(true),
-            // Without a code nobody knows what became of it, whatever the swarm calls it.
-            TaskState::Failed if !said.starts_with(NOT_STARTED) => match exit_code(task) {
-                Some(code) if code != 0 => Ok(true),
-                _ => Err(self.lost(progress, &said)),
-            },
-            TaskState::Rejected if says_no_image(&said) => Err(SwarmError::MissingImage {
+        match meaning(task) {
+            Meaning::Ended(code) => Ok(Some(code)),
+            Meaning::NoImage => Err(SwarmError::MissingImage {
                 image: self.image.familiar(),
                 node: node(),
-                said,
+                said: said.to_owned(),
                 registry: self.unpinned.clone(),
             }),
-            TaskState::Failed | TaskState::Rejected => Err(SwarmError::NotStarted {
+            Meaning::NotStarted => Err(SwarmError::NotStarted {
                 job: self.job.name.clone(),
                 task: progress.index,
                 node: node(),
-                said,
+                said: said.to_owned(),
             }),
-            TaskState::Gone => {
-                let what = status.message.filter(|_| said.is_empty()).unwrap_or(said);
+            Meaning::Unknown => Err(self.lost(progress, said)),
+            Meaning::Stopped => {
+                let message = task.status.as_ref().and_then(|it| it.message.as_deref());
+                let what = message.filter(|_| said.is_empty()).unwrap_or(said);
                 let what = format!("the swarm stopped it on the node {} ({what})", node());
                 Err(self.lost(progress, &what))
             }
-            TaskState::Pending if !said.is_empty() => {
+            Meaning::Unsuited => {
                 let since = *progress.unsuited.get_or_insert_with(Instant::now);
                 let waited = since.elapsed();
                 if waited < self.job.placement_limit {
-                    return Ok(false);
+                    return Ok(None);
                 }
                 Err(SwarmError::NoSuitableNode {
                     job: self.job.name.clone(),
                     task: progress.index,
-                    said,
+                    said: said.to_owned(),
                     waited,
                 })
             }
-            TaskState::Pending | TaskState::Preparing | TaskState::Running => {
+            Meaning::Going => {
                 progress.unsuited = None;
-                Ok(false)
+                Ok(None)
             }
         }
     }
@@ -234,11 +240,10 @@ impl Running<'_> {
     }
 
     /// The swarm has exit codes only; the container itself can be asked if it is on our engine.
-    async fn exit(&self, task: &Task) -> ExitStatus {
+    async fn exit(&self, task: &Task, code: i64) -> ExitStatus {
         let status = task.status.as_ref();
         let container = status.and_then(|status| status.container_status.clone());
         let container = container.unwrap_or_default();
-        let code = exit_code(task).unwrap_or_default();
         let limited = self.job.limits.memory.is_some();
         let is_near = task.node_id.as_ref() == Some(&self.own_node);
         if let (KILLED, true, true, Some(id)) = (code, limited, is_near, container.container_id) {
@@ -277,6 +282,51 @@ impl Running<'_> {
     }
 }
 
+/// What has become of a task's command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// It has not ended yet.
+    Going,
+    /// No node may run it now.
+    Unsuited,
+    /// It ended with this exit code.
+    Ended(i64),
+    /// A node has no way to the image.
+    NoImage,
+    /// A node could not start it.
+    NotStarted,
+    /// It ended, and nobody knows how.
+    Unknown,
+    /// The swarm ended it.
+    Stopped,
+}
+
+fn meaning(task: &Task) -> Meaning {
+    let said = said(task);
+    match state(task) {
+        TaskState::Complete => Meaning::Ended(exit_code(task).unwrap_or_default()),
+        TaskState::Failed if said.starts_with(NOT_STARTED) => Meaning::NotStarted,
+        // Without a code nobody knows what became of it, whatever the swarm calls it.
+        TaskState::Failed => match exit_code(task) {
+            Some(code) if code != 0 => Meaning::Ended(code),
+            _ => Meaning::Unknown,
+        },
+        TaskState::Rejected if says_no_image(said) => Meaning::NoImage,
+        TaskState::Rejected => Meaning::NotStarted,
+        TaskState::Gone => Meaning::Stopped,
+        TaskState::Pending if !said.is_empty() => Meaning::Unsuited,
+        TaskState::Pending | TaskState::Preparing | TaskState::Running => Meaning::Going,
+    }
+}
+
+/// What is wrong with a task in the swarm's words; empty if nothing is.
+fn said(task: &Task) -> &str {
+    let status = task.status.as_ref();
+    status
+        .and_then(|status| status.err.as_deref())
+        .unwrap_or_default()
+}
+
 /// The words of engines from 20.10 on.
 fn says_no_image(said: &str) -> bool {
     let low = said.to_ascii_lowercase();
@@ -307,7 +357,67 @@ fn state(task: &Task) -> TaskState {
 
 #[cfg(test)]
 mod tests {
+    use bollard::models::{ContainerStatus, TaskStatus};
+
     use super::*;
+
+    fn task(state: State, code: Option<i64>, said: &str) -> Task {
+        Task {
+            status: Some(TaskStatus {
+                state: Some(state),
+                err: (!said.is_empty()).then(|| said.to_owned()),
+                container_status: Some(ContainerStatus {
+                    exit_code: code,
+                    ..ContainerStatus::default()
+                }),
+                ..TaskStatus::default()
+            }),
+            ..Task::default()
+        }
+    }
+
+    #[test]
+    fn only_a_command_that_ran_has_an_exit_code() {
+        let means = |state, code, said: &str| meaning(&task(state, code, said));
+        // A success needs no code to be one.
+        for zero in [None, Some(0)] {
+            assert_eq!(means(State::COMPLETE, zero, ""), Meaning::Ended(0));
+        }
+        let failed = |code, said: &str| means(State::FAILED, code, said);
+        for code in [1, 7, 137, 255] {
+            let said = format!("task: non-zero exit ({code})");
+            assert_eq!(failed(Some(code), &said), Meaning::Ended(code));
+        }
+        // A failure is never a success, and never one of a command that did not run.
+        for code in [None, Some(0)] {
+            assert_eq!(failed(code, "the node said nothing"), Meaning::Unknown);
+        }
+        let missing = "starting container failed: exec: \"x\": not found";
+        for code in [None, Some(0), Some(127), Some(128)] {
+            assert_eq!(failed(code, missing), Meaning::NotStarted);
+        }
+    }
+
+    #[test]
+    fn what_never_ran_or_was_ended_has_none() {
+        let means = |state, said: &str| meaning(&task(state, Some(1), said));
+        assert_eq!(
+            means(State::REJECTED, "No such image: x:1"),
+            Meaning::NoImage
+        );
+        assert_eq!(
+            means(State::REJECTED, "invalid mount config for type \"bind\""),
+            Meaning::NotStarted
+        );
+        for state in [State::SHUTDOWN, State::REMOVE, State::ORPHANED] {
+            assert_eq!(means(state, ""), Meaning::Stopped, "{state:?}");
+        }
+        assert_eq!(means(State::PENDING, "no suitable node"), Meaning::Unsuited);
+        for state in [State::NEW, State::PENDING, State::STARTING, State::RUNNING] {
+            assert_eq!(means(state, ""), Meaning::Going, "{state:?}");
+        }
+        assert_eq!(meaning(&Task::default()), Meaning::Going);
+    }
 
     #[test]
     fn nodes_say_what_is_missing_in_several_ways() {

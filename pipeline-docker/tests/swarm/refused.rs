@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use pipeline_core::error_chain;
+use pipeline_core::{Secret, error_chain};
 use pipeline_docker::engine::EngineErrorKind;
 use pipeline_docker::swarm::{SwarmError, Unobserved};
 
-use crate::fixture::{Ground, sh};
+use crate::fixture::{Ear, Ground, sh};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs dockerd, root and busybox-static"]
@@ -95,4 +95,23 @@ async fn a_program_that_is_not_there_is_an_error() {
     assert!(matches!(error, SwarmError::NotStarted { .. }), "{error:?}");
     assert!(error.to_string().contains("no-such-program"), "{error}");
     assert_eq!(ground.left(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs dockerd, root and busybox-static"]
+async fn what_nodes_quote_of_a_secret_is_masked() {
+    const WORD: &str = "rather-secret-word";
+    let ground = Ground::new().await;
+    let ear = Ear::default();
+    let job = sh("").with_command([WORD]);
+    let job = job.with_secret("token", Secret::new(WORD));
+    let error = ground.swarm().run(&job, &ear).await.unwrap_err();
+    let text = format!("{error}, {error:?}, {:?}", ear.heard());
+    assert!(text.contains("\\\"***\\\""), "{text}");
+    assert!(!text.contains(WORD), "{text}");
+    // Words that a report quotes.
+    let job = sh("exit 7").with_secret("token", Secret::new("non-zero"));
+    let report = ground.swarm().run(&job, &Unobserved).await.unwrap();
+    let said = report.tasks[0].error.as_deref();
+    assert_eq!(said, Some("task: *** exit (7)"));
 }

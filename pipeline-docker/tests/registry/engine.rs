@@ -5,7 +5,7 @@ use std::process::Command;
 use pipeline_docker::oci::{OciLayout, media_type};
 use pipeline_docker::registry::{CopyOptions, PullOptions, PushOptions};
 
-use crate::fixture::{client, image, layers, reference};
+use crate::fixture::{client, image, reference};
 use crate::server::{Server, run};
 
 /// Takes the image off the engine again.
@@ -115,7 +115,7 @@ async fn a_pull_by_the_engine_stops_with_the_job_it_was_for() {
         .await
         .unwrap();
     let image = Pulled(target.to_string());
-    let layer = &layers(&layout)[0];
+    let layer = &crate::fixture::layers(&layout)[0];
     proxy.fault("GET", layer, 1, Fault::SlowAnswer(300_000));
 
     let engine = Engine::from_env().await.unwrap();

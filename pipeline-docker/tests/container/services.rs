@@ -1,6 +1,6 @@
 //! Services of small images: readiness, names, failures.
 
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -316,6 +316,16 @@ async fn a_port_is_reached_whatever_the_address_of_the_engine_is() {
     }
 }
 
+/// A program that ends with its test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 /// What has the service's address here is not the service.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root, dockerd, nsenter, iproute2 and busybox-static"]
@@ -326,13 +336,14 @@ async fn a_service_on_another_machine_is_not_taken_for_one_here() {
     for number in 3..6 {
         namesake.add(number);
     }
-    let mut answers = Command::new("nsenter")
+    let answers = Command::new("nsenter")
         .arg(format!("--net=/run/netns/{}", namesake.namespace))
         .args(["/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/tmp"])
         .spawn()
         .unwrap();
+    let mut answers = Ended(answers);
     while TcpStream::connect((namesake.address(2), 80)).await.is_err() {
-        assert_eq!(answers.try_wait().unwrap(), None);
+        assert_eq!(answers.0.try_wait().unwrap(), None);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
@@ -367,6 +378,4 @@ async fn a_service_on_another_machine_is_not_taken_for_one_here() {
         ""
     );
     drop(own);
-    answers.kill().unwrap();
-    answers.wait().unwrap();
 }

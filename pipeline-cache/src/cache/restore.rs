@@ -199,6 +199,7 @@ impl Cache {
         if rejected.iter().any(|known| known.key == *key) {
             return Ok(None);
         }
+        let mut before: Option<EntryMetadata> = None;
         for _ in 0..MAX_TRIES {
             let started = Instant::now();
             let (error, quarantined) = match self.store.get(key).await {
@@ -212,8 +213,14 @@ impl Cache {
                     let metadata = entry.metadata.clone();
                     match self.unpack_entry(entry, &options.unpack).await {
                         Ok(Some(summary)) => return Ok(Some((metadata, fetch_time, summary))),
+                        Ok(None) if before.is_some_and(|before| before.is_same(&metadata)) => {
+                            return Ok(None);
+                        }
                         // Another one may be there by now.
-                        Ok(None) => continue,
+                        Ok(None) => {
+                            before = Some(metadata);
+                            continue;
+                        }
                         Err(error) if is_for_nobody(&error) => {
                             // A store that cannot be written is no reason to lose the real error.
                             let why = error.to_string();
@@ -237,7 +244,7 @@ impl Cache {
         Ok(None)
     }
 
-    /// Unpacks an entry; `None` when it was removed or replaced meanwhile.
+    /// Unpacks an entry; `None` when it was removed, replaced or taken back meanwhile.
     async fn unpack_entry(
         &self,
         entry: StoredEntry,

@@ -75,7 +75,7 @@ impl Cache {
             .await
     }
 
-    /// The same. Segments that entries needed until now go at once: no saver at work made them.
+    /// The same. Segments that entries needed until now go at once, however new they are.
     pub(super) async fn collect(
         &self,
         options: CollectOptions,
@@ -98,9 +98,8 @@ impl Cache {
             Err(error) => return Err(error.into()),
         };
         let needed = manifests.needed(self, &entries).await?;
-        let mut condemned: HashMap<SegmentId, EntryMetadata> = HashMap::new();
         let mut report = CollectReport::default();
-        let mut segments = HashSet::new();
+        let (mut segments, mut doomed) = (HashSet::new(), Vec::new());
         for entry in &entries {
             let Some(id) = segments::segment_of(entry) else {
                 continue;
@@ -108,28 +107,28 @@ impl Cache {
             segments.insert(id);
             report.kept += 1;
             report.kept_bytes += entry.packed_size;
-            if !needed.contains(&id)
-                && (freed.contains(&id) || is_older(entry, options.min_age))
-                && self.condemn(&id, now, &is_older).await?
-            {
-                condemned.insert(id, entry.clone());
+            if !needed.contains(&id) && (freed.contains(&id) || is_older(entry, options.min_age)) {
+                doomed.push((id, entry));
             }
         }
-        if !condemned.is_empty() {
-            // Whoever published before being able to see the notes is seen here.
-            let entries = self.store().list_everything().await?;
-            let needed = manifests.needed(self, &entries).await?;
-            for (id, entry) in condemned {
-                if !needed.contains(&id)
-                    && self.store().delete_entry(&entry).await? == DeleteOutcome::Deleted
-                {
-                    report.removed += 1;
-                    report.removed_bytes += entry.packed_size;
-                    report.kept -= 1;
-                    report.kept_bytes -= entry.packed_size;
+        let mut condemned = Vec::new();
+        let result = async {
+            for (id, entry) in doomed {
+                if self.condemn(&id, now, &is_older).await? {
+                    condemned.push((id, entry));
                 }
-                self.store().delete(&segments::condemned_key(&id)?).await?;
             }
+            self.remove_condemned(&mut condemned, &mut manifests, &mut report)
+                .await
+        };
+        if let Err(error) = result.await {
+            // Nothing stays condemned that another collector could remove.
+            for (id, _) in condemned {
+                if let Ok(note) = segments::condemned_key(&id) {
+                    let _ = self.store().delete(&note).await;
+                }
+            }
+            return Err(error);
         }
         // Notes of dead collectors about segments that are gone or needed.
         for note in &entries {
@@ -141,6 +140,34 @@ impl Cache {
             }
         }
         Ok(report)
+    }
+
+    /// Removes segments that still nobody needs, and takes back the notes, one after the other.
+    async fn remove_condemned(
+        &self,
+        condemned: &mut Vec<(SegmentId, &EntryMetadata)>,
+        manifests: &mut Manifests,
+        report: &mut CollectReport,
+    ) -> Result<(), CacheError> {
+        if condemned.is_empty() {
+            return Ok(());
+        }
+        // Whoever published before being able to see the notes is seen here.
+        let entries = self.store().list_everything().await?;
+        let needed = manifests.needed(self, &entries).await?;
+        while let Some((id, entry)) = condemned.last() {
+            if !needed.contains(id)
+                && self.store().delete_entry(entry).await? == DeleteOutcome::Deleted
+            {
+                report.removed += 1;
+                report.removed_bytes += entry.packed_size;
+                report.kept -= 1;
+                report.kept_bytes -= entry.packed_size;
+            }
+            self.store().delete(&segments::condemned_key(id)?).await?;
+            condemned.pop();
+        }
+        Ok(())
     }
 
     /// Notes that a segment is about to be removed. `false` when another collector is at it.

@@ -6,10 +6,10 @@ use std::path::Path;
 use crate::archive::{ArchiveError, PackOptions, UnpackOptions, pack};
 use crate::cache::{Cache, CacheError};
 use crate::files::StagingFolder;
-use crate::store::{StoredEntry, run_blocking};
+use crate::store::{StoreError, StoredEntry, run_blocking};
 
 /// Restores into a folder beside the file, packs that, and removes it; `false` when the entry was
-/// removed or replaced meanwhile.
+/// removed, replaced or taken back meanwhile.
 pub(crate) async fn export(
     cache: &Cache,
     entry: StoredEntry,
@@ -32,7 +32,7 @@ pub(crate) async fn export(
         return Ok(false);
     }
     let file = file.to_path_buf();
-    run_blocking(move |_| {
+    run_blocking(move |abandoned| {
         let part = scratch.path().join("archive");
         let mut out = File::create_new(&part).map_err(fail("create", &part))?;
         let paths = crate::archive::DeclaredPaths::new(
@@ -44,6 +44,9 @@ pub(crate) async fn export(
             other => CacheError::Archive(other),
         })?;
         out.sync_all().map_err(fail("sync", &part))?;
+        if abandoned.is_set() {
+            return Err(StoreError::Cancelled.into());
+        }
         std::fs::rename(&part, &file).map_err(fail("write", &file))?;
         Ok(true)
     })

@@ -23,7 +23,8 @@
 //!
 //! A segment that no manifest needs any more is removed by
 //! [`Cache::collect_chunks`](crate::cache::Cache::collect_chunks). Savers that run meanwhile take
-//! care of themselves, and no clock decides:
+//! care of themselves, and no clock decides, but that a collector which has not finished for a day
+//! counts as dead:
 //!
 //! - The collector first *condemns* a segment (an entry beside it), then reads all manifests that
 //!   have appeared by then, and removes the segment only if none needs it.
@@ -34,9 +35,9 @@
 //! Whichever of the two comes first, the other sees it, as long as the store shows what was
 //! written to whoever asks later. A saver that is killed between the two steps may leave a
 //! manifest whose segment is gone; restoring that is a miss, and the next save replaces it.
-//! Readers hold a lease on the entry until they hold one on the segments they use, where the store
-//! has leases. One that misses a segment looks again for two seconds, and counts the entry as
-//! damaged only if it is still the same by then; an entry that went meanwhile is no entry.
+//! Readers hold a lease on the entry and on the segments they use, where the store has leases. One
+//! that misses a segment looks again for two seconds, and counts the entry as damaged only if it is
+//! still the same by then; an entry that went or was taken back meanwhile is no entry.
 
 mod chunker;
 mod collect;

@@ -13,44 +13,73 @@ use crate::archive::staging::sweep_beside;
 use crate::archive::stat_cache::{StatCache, file_clock};
 use crate::archive::{ArchiveError, DeclaredPaths, UnpackOptions, UnpackSummary};
 use crate::cache::{Cache, CacheError};
-use crate::store::{EntryMetadata, Payload, RecordUse, StoreError, StoredEntry, run_blocking};
+use crate::store::{
+    EntryMetadata, GetOptions, IfUnsure, Payload, ReadPlan, RecordUse, StoreError, StoredEntry,
+    run_blocking,
+};
 
 /// How long a restore waits for an entry that lacks a segment: its saver may be about to take it
 /// back.
 const SAVERS_TURN: Duration = Duration::from_secs(2);
 
-/// Restores an entry; `None` when it was removed or replaced meanwhile, and its chunks with it.
+/// Restores an entry; `None` when it was removed, replaced or taken back meanwhile, and its chunks
+/// with it.
 pub(crate) async fn restore(
     cache: &Cache,
     entry: StoredEntry,
     options: &UnpackOptions,
 ) -> Result<Option<UnpackSummary>, CacheError> {
     let metadata = entry.metadata.clone();
-    match restore_whole(cache, entry, options).await {
-        Err(error) if is_about_chunks(&error) && has_gone(cache, &metadata).await? => Ok(None),
-        other => other.map(Some),
+    let Failed { error, held } = match restore_whole(cache, entry, options).await {
+        Ok(done) => return Ok(done),
+        Err(failed) => failed,
+    };
+    if let CacheError::Archive(why) = &error {
+        let is_about_chunks = why.is_entrys_fault() || matches!(why, ArchiveError::Payload(_));
+        if is_about_chunks && has_gone(cache, &metadata).await {
+            return Ok(None);
+        }
+        if why.is_for_nobody() {
+            segments::retire(&**cache.store(), held).await;
+        }
+    }
+    Err(error)
+}
+
+/// Why a restore failed, and the segments it read from.
+struct Failed {
+    error: CacheError,
+    held: Vec<(EntryMetadata, Payload)>,
+}
+
+impl<E: Into<CacheError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self {
+            error: error.into(),
+            held: Vec::new(),
+        }
     }
 }
 
-fn is_about_chunks(error: &CacheError) -> bool {
-    matches!(error, CacheError::Archive(error)
-        if error.is_for_nobody() || matches!(error, ArchiveError::Payload(_)))
-}
-
-/// Whether an entry is not the one any more that a store has under its key.
-async fn has_gone(cache: &Cache, metadata: &EntryMetadata) -> Result<bool, CacheError> {
-    let now = cache.store().head(&metadata.key).await?;
-    Ok(now.is_none_or(|now| !now.is_same(metadata)))
+/// Whether a store has no entry or another one under the key. One that is damaged or quarantined is
+/// still there. A store that cannot tell has it: the error that led here says more.
+pub(super) async fn has_gone(cache: &Cache, metadata: &EntryMetadata) -> bool {
+    let options = GetOptions::default()
+        .with_record_use(RecordUse::No)
+        .with_read_plan(ReadPlan::Parts)
+        .with_if_unsure(IfUnsure::Fail);
+    let now = cache.store().get_opts(&metadata.key, options).await;
+    now.is_ok_and(|now| now.is_none_or(|now| !now.metadata.is_same(metadata)))
 }
 
 async fn restore_whole(
     cache: &Cache,
     entry: StoredEntry,
     options: &UnpackOptions,
-) -> Result<UnpackSummary, CacheError> {
+) -> Result<Option<UnpackSummary>, Failed> {
     let started = Instant::now();
-    // An eviction leaves the entry, and so its chunks, while it is leased: until they are.
-    let mut leased = Some(entry.clone());
+    // An eviction leaves the entry, and so its chunks, while it is leased.
+    let _leased = entry.clone();
     let (look, stat_cache) = (options.clone(), cache.stat_cache().cloned());
     let clock = file_clock();
     let looked: Looked = run_blocking(move |_| {
@@ -59,18 +88,19 @@ async fn restore_whole(
     .await?;
     let (mut plan, mut existing) = match looked {
         Looked::Whole { entries, kept } => {
-            return Ok(UnpackSummary {
+            return Ok(Some(UnpackSummary {
                 entries,
                 kept,
                 unpack_time: started.elapsed(),
                 ..UnpackSummary::default()
-            });
+            }));
         }
         Looked::Plan(plan, existing) => (plan, existing),
     };
     loop {
-        let open = open_settled(cache, &plan).await?;
-        drop(leased.take());
+        let Some(open) = open_settled(cache, &plan).await? else {
+            return Ok(None);
+        };
         let (store, limits) = (&**cache.store(), &options.limits);
         if let Some(limit) = plan.manifest.beyond_ratio(store, &open, limits).await? {
             let what = "bytes";
@@ -100,29 +130,23 @@ async fn restore_whole(
                 summary.unpack_time = started.elapsed().saturating_sub(summary.place_time);
                 if let Some(stat_cache) = stat_cache {
                     let how = options.clone();
-                    return run_blocking(move |_| {
+                    let recorded: Result<_, CacheError> = run_blocking(move |_| {
                         let recording = Instant::now();
                         plan.record(&placed, &how, &stat_cache, clock);
                         placed.summary.place_time += recording.elapsed();
-                        Ok(placed.summary)
+                        Ok(Some(placed.summary))
                     })
                     .await;
+                    return Ok(recorded?);
                 }
-                return Ok(placed.summary);
+                return Ok(Some(placed.summary));
             }
             // Somebody writes into the old tree, or it cannot be linked to: do without it.
             Err(CacheError::Archive(ArchiveError::Changed { .. })) if existing.is_some() => {
                 existing = None;
                 plan = Arc::new(plan.without_existing());
             }
-            Err(error) => {
-                if let CacheError::Archive(error) = &error
-                    && error.is_for_nobody()
-                {
-                    segments::retire(&**cache.store(), held).await;
-                }
-                return Err(error);
-            }
+            Err(error) => return Err(Failed { error, held }),
         }
     }
 }
@@ -173,22 +197,28 @@ fn look_at(
 type Opened = Vec<Option<OpenSegment>>;
 
 /// Opens the segments that are needed. When one is gone, its saver may have lost it to a collector
-/// and not yet taken the manifest back.
-async fn open_settled(cache: &Cache, plan: &Arc<Plan>) -> Result<Opened, CacheError> {
+/// and not yet taken the manifest back; `None` when it has, or when the entry is gone too.
+async fn open_settled(cache: &Cache, plan: &Arc<Plan>) -> Result<Option<Opened>, CacheError> {
     let until = Instant::now() + SAVERS_TURN;
+    let mut pause = Duration::from_millis(50);
     loop {
         if let Some(open) = open_segments(cache, plan).await? {
-            return Ok(open);
+            return Ok(Some(open));
         }
-        if Instant::now() >= until || has_gone(cache, &plan.metadata).await? {
+        let now = cache.store().head(&plan.metadata.key).await?;
+        if now.is_none_or(|now| !now.is_same(&plan.metadata)) {
+            return Ok(None);
+        }
+        if Instant::now() >= until {
             return Err(damaged("a segment of its chunks is gone").into());
         }
         // Not with the runtime's timer, which it need not have.
-        run_blocking::<_, CacheError, _>(|_| {
-            std::thread::sleep(Duration::from_millis(50));
+        run_blocking::<_, CacheError, _>(move |_| {
+            std::thread::sleep(pause);
             Ok(())
         })
         .await?;
+        pause *= 2;
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 use super::chunker::ChunkId;
 use super::manifest::{ChunkRef, FileChunks, Manifest, ManifestRoot, SegmentRef, encode_extra};
 use super::read::{Place, Read};
+use super::restore::has_gone;
 use super::segments::{self, OpenSegment, SegmentId};
 use crate::archive::existing::Known;
 use crate::archive::listing::{ListedKind, Listing};
@@ -35,10 +36,11 @@ pub(crate) async fn save(
     options: SaveOptions,
 ) -> Result<Saved, CacheError> {
     let started = Instant::now();
-    let created = options.created.unwrap_or_else(SystemTime::now);
     let mut gone: Vec<SegmentId> = Vec::new();
     for attempt in 1..=TRIES {
-        let shares = attempt < TRIES;
+        let lost = std::mem::take(&mut gone);
+        // A collector goes by the time of the segment: each try has its own.
+        let created = options.created.unwrap_or_else(SystemTime::now);
         let entry = NewEntry::new(key.clone(), created)
             .with_paths(paths.as_slice().iter().map(|path| path.as_str()))
             .with_producer(options.producer.clone());
@@ -47,10 +49,10 @@ pub(crate) async fn save(
             &paths,
             &options.pack,
             &entry,
-            shares.then(|| std::mem::take(&mut gone)),
+            (attempt < TRIES).then_some(lost),
         )
         .await?;
-        let used: Vec<SegmentId> = made.manifest.segments.iter().map(|s| s.id).collect();
+        let used = made.manifest.ids();
         let made = Arc::new(made);
         let outcome = publish(cache, entry, &made, &options).await?;
         let metadata = match outcome {
@@ -58,13 +60,24 @@ pub(crate) async fn save(
             PutOutcome::Stored(metadata) => metadata,
         };
         // Only now, with the manifest to be seen: see the module's page.
-        gone.extend(segments::dead_among(cache.store(), used).await?);
-        if !gone.is_empty() {
+        gone = match segments::dead_among(cache.store(), used).await {
+            Ok(dead) => dead,
+            Err(error) => {
+                // Nobody knows whether it can be restored.
+                let reason = "its segments could not be looked for when it was saved";
+                let _ = cache.store().quarantine(&metadata, reason).await;
+                return Err(error);
+            }
+        };
+        // An eviction that came at once took the chunks with the entry: it was stored.
+        if !gone.is_empty() && !has_gone(cache, &metadata).await {
             let reason = "a segment was collected while it was saved";
             cache.store().quarantine(&metadata, reason).await?;
             continue;
         }
-        if let Some(stat_cache) = cache.stat_cache().cloned() {
+        if gone.is_empty()
+            && let Some(stat_cache) = cache.stat_cache().cloned()
+        {
             let (made, entry) = (Arc::clone(&made), metadata.digest);
             run_blocking::<_, CacheError, _>(move |_| {
                 made.record(&stat_cache, entry);
@@ -123,6 +136,8 @@ struct Made {
     content: u64,
     raw_size: u64,
     entries: u64,
+    /// Segments that were looked into, leased until the manifest is known to be sound.
+    _leases: Vec<Payload>,
 }
 
 impl Made {
@@ -172,7 +187,7 @@ struct Shared {
     table: Vec<SegmentRef>,
     places: HashMap<ChunkId, Place>,
     /// Leased while they are held.
-    _payloads: Vec<Payload>,
+    payloads: Vec<Payload>,
 }
 
 /// Makes a manifest and puts a segment of what is new. Without a list of segments that are `gone`
@@ -209,7 +224,7 @@ async fn make(
         Shared {
             table: Vec::new(),
             places: HashMap::new(),
-            _payloads: Vec::new(),
+            payloads: Vec::new(),
         }
     };
     let id = segments::new_id();
@@ -219,7 +234,7 @@ async fn make(
     } else {
         write_segment(cache, &listed, to_read, pack, entry, id, &mut shared).await?
     };
-    let mut table = shared.table;
+    let (mut table, leases) = (shared.table, shared.payloads);
     table.push(SegmentRef {
         id,
         index: found.index,
@@ -227,9 +242,13 @@ async fn make(
     let Some(listed) = Arc::into_inner(listed) else {
         return Err(CacheError::Store(StoreError::Cancelled));
     };
-    let made = run_blocking::<_, CacheError, _>(move |_| Ok(listed.manifest(table, found))).await?;
+    let made = run_blocking::<_, CacheError, _>(move |_| Ok(listed.manifest(table, found, leases)));
+    let made = made.await?;
     let (store, limits) = (&**cache.store(), Limits::default());
-    if let Some(limit) = made.manifest.beyond_ratio(store, &[], &limits).await? {
+    if let Some(limit) = made.manifest.beyond_ratio(store, &[], &limits).await?
+        // One that was collected counts nothing, and is found out about later.
+        && segments::dead_among(cache.store(), made.manifest.ids()).await?.is_empty()
+    {
         let what = "bytes that repeat what the chunks hold (codec zstd has no such limit)";
         return Err(ArchiveError::TreeTooLarge { what, limit }.into());
     }
@@ -263,7 +282,7 @@ async fn share(cache: &Cache, dead: &HashSet<SegmentId>) -> Result<Shared, Cache
     Ok(Shared {
         table,
         places,
-        _payloads: payloads,
+        payloads,
     })
 }
 
@@ -292,8 +311,7 @@ async fn write_segment(
         }
         Ok(facts)
     });
-    // Its own time: a collector goes by it.
-    let part = NewEntry::new(segments::segment_key(&id)?, SystemTime::now())
+    let part = NewEntry::new(segments::segment_key(&id)?, entry.created)
         .with_producer(entry.producer.clone());
     let put = PutOptions::default();
     let written = match cache.store().put_opts(part, payload, put).await {
@@ -435,7 +453,12 @@ impl Listed {
             .collect()
     }
 
-    fn manifest(mut self, mut table: Vec<SegmentRef>, mut found: Read) -> Made {
+    fn manifest(
+        mut self,
+        mut table: Vec<SegmentRef>,
+        mut found: Read,
+        leases: Vec<Payload>,
+    ) -> Made {
         let mut numbers: HashMap<SegmentRef, u32> = table
             .iter()
             .enumerate()
@@ -489,11 +512,16 @@ impl Listed {
             tree: self.tree,
             manifest,
             started: self.started,
+            _leases: leases,
         }
     }
 }
 
 impl Manifest {
+    fn ids(&self) -> Vec<SegmentId> {
+        self.segments.iter().map(|segment| segment.id).collect()
+    }
+
     /// Leaves only segments that are used.
     fn drop_unused(&mut self) {
         let mut numbers: Vec<Option<u32>> = vec![None; self.segments.len()];

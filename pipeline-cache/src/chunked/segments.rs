@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::io::{self, Read as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -129,15 +130,24 @@ pub(super) struct OpenSegment {
 
 /// Takes a damaged segment out of use, so that the next save does not refer to it again.
 pub(super) async fn retire(store: &dyn CacheStore, segments: Vec<(EntryMetadata, Payload)>) {
-    let checked = run_blocking::<_, CacheError, _>(move |_| {
-        let is_damaged = |(metadata, payload): &(EntryMetadata, Payload)| {
-            let mut hasher = Sha256::new();
-            let read = std::io::copy(&mut payload.reader(), &mut HashInto(&mut hasher));
-            read.is_ok() && *hasher.finalize() != *metadata.digest.as_bytes()
+    let checked = run_blocking::<_, CacheError, _>(move |abandoned| {
+        // A store far away is asked once for each piece.
+        let mut buffer = vec![0; 8 << 20];
+        let mut is_damaged = |(metadata, payload): &(EntryMetadata, Payload)| {
+            let (mut hasher, mut reader) = (Sha256::new(), payload.reader());
+            loop {
+                match reader.read(&mut buffer) {
+                    _ if abandoned.is_set() => return false,
+                    Ok(0) => break *hasher.finalize() != *metadata.digest.as_bytes(),
+                    Ok(read) => hasher.update(&buffer[..read]),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(_) => return false,
+                }
+            }
         };
         Ok(segments
             .into_iter()
-            .filter(is_damaged)
+            .filter(|segment| is_damaged(segment))
             .map(|(metadata, _)| metadata)
             .collect::<Vec<_>>())
     })
@@ -145,19 +155,6 @@ pub(super) async fn retire(store: &dyn CacheStore, segments: Vec<(EntryMetadata,
     for metadata in checked.unwrap_or_default() {
         // A store that cannot be written is no reason to lose the error that led here.
         let _ = store.quarantine(&metadata, "a chunk is damaged").await;
-    }
-}
-
-struct HashInto<'a>(&'a mut Sha256);
-
-impl std::io::Write for HashInto<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

@@ -1,17 +1,20 @@
 //! Entries that go away while they are being restored.
 
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use pipeline_cache::archive::PackOptions;
-use pipeline_cache::cache::{Cache, RestoreOptions, Restored, SaveOptions};
+use pipeline_cache::cache::{Cache, RestoreOptions, Restored, SaveOptions, Saved};
 use pipeline_cache::key::CacheKey;
 use pipeline_cache::store::{
-    CacheStore, Codec, DeleteOutcome, EntryMetadata, GetOptions, MemoryStore, NewEntry,
-    ProducePayload, PutOptions, PutOutcome, StoreError, StoredEntry,
+    CacheStore, Codec, DeleteOutcome, EntryMetadata, FilesystemStore, GetOptions, MemoryStore,
+    NewEntry, ProducePayload, PutOptions, PutOutcome, StoreError, StoredEntry,
 };
+
+use tempfile::TempDir;
 
 use crate::trees::{describe, many};
 use crate::wrappers::key;
@@ -32,31 +35,49 @@ enum Event {
 /// A store in which that happens.
 #[derive(Debug)]
 struct Eventful {
-    inner: MemoryStore,
+    inner: Arc<dyn CacheStore>,
     next: Mutex<Option<Event>>,
+    /// So many entries lose their segments as soon as they are stored.
+    unlucky: AtomicUsize,
 }
 
 impl Eventful {
-    async fn happen(&self, event: Event) -> Result<(), StoreError> {
-        let entry = self.inner.head(&key("entry")).await?.unwrap();
-        if event == Event::Evicted || event == Event::Replaced {
-            // Also while it is read: not every store has leases.
-            self.inner.quarantine(&entry, "evicted").await?;
+    fn over(inner: Arc<dyn CacheStore>) -> Self {
+        Self {
+            inner,
+            next: Mutex::default(),
+            unlucky: AtomicUsize::new(0),
         }
+    }
+
+    /// Also while somebody reads them: not every store has leases.
+    async fn lose_segments(&self) -> Result<(), StoreError> {
         for part in self.inner.list_everything().await? {
             if part.is_shared_part() {
+                self.inner.quarantine(&part, "collected").await?;
                 self.inner.delete_entry(&part).await?;
             }
         }
+        Ok(())
+    }
+
+    async fn happen(&self, event: Event) -> Result<(), StoreError> {
+        let entry = self.inner.head(&key("entry")).await?.unwrap();
+        if event == Event::Evicted || event == Event::Replaced {
+            self.inner.quarantine(&entry, "evicted").await?;
+        }
+        self.lose_segments().await?;
         match event {
             Event::TakenBack => {
-                let inner = self.inner.clone();
+                let inner = Arc::clone(&self.inner);
                 tokio::spawn(async move {
                     tokio::time::sleep(Duration::from_millis(300)).await;
                     inner.quarantine(&entry, "taken back").await
                 });
             }
-            Event::Replaced => save(&Cache::new(self.inner.clone()), "other").await,
+            Event::Replaced => {
+                save(&Cache::shared(Arc::clone(&self.inner)), "other").await;
+            }
             Event::Evicted | Event::LeftBehind => {}
         }
         Ok(())
@@ -86,7 +107,14 @@ impl CacheStore for Eventful {
         payload: Box<dyn ProducePayload>,
         options: PutOptions,
     ) -> Result<PutOutcome, StoreError> {
-        self.inner.put_opts(entry, payload, options).await
+        let is_entry = entry.key.key().as_str() == "entry";
+        let stored = self.inner.put_opts(entry, payload, options).await?;
+        let left = self.unlucky.load(Ordering::Relaxed);
+        if is_entry && left > 0 {
+            self.unlucky.store(left - 1, Ordering::Relaxed);
+            self.lose_segments().await?;
+        }
+        Ok(stored)
     }
 
     async fn head(&self, key: &CacheKey) -> Result<Option<EntryMetadata>, StoreError> {
@@ -120,21 +148,31 @@ impl fmt::Display for Eventful {
     }
 }
 
-async fn save(cache: &Cache, tree: &str) {
+async fn save(cache: &Cache, tree: &str) -> Saved {
     let work = tempfile::tempdir().unwrap();
     many(&work.path().join("tree"), 20);
     std::fs::write(work.path().join("tree/which"), tree).unwrap();
     let pack = PackOptions::default().with_codec(Codec::Chunked);
     let options = SaveOptions::default().with_pack(pack.with_working_folder(work.path()));
-    cache.save(key("entry"), ["tree"], options).await.unwrap();
+    cache.save(key("entry"), ["tree"], options).await.unwrap()
+}
+
+/// A store of each kind; quarantined entries of a folder can still be read.
+fn stores() -> Vec<(Arc<dyn CacheStore>, Option<TempDir>)> {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = FilesystemStore::new(dir.path().join("store"));
+    vec![
+        (Arc::new(MemoryStore::new()), None),
+        (Arc::new(folder), Some(dir)),
+    ]
 }
 
 /// Restores while something happens, over a tree that is there already.
-async fn restore_during(event: Event) -> (Restored, String) {
-    let inner = MemoryStore::new();
-    save(&Cache::new(inner.clone()), "one").await;
-    let next = Mutex::new(Some(event));
-    let cache = Cache::new(Eventful { inner, next });
+async fn restore_during(event: Event, inner: Arc<dyn CacheStore>) -> (Restored, String) {
+    save(&Cache::shared(Arc::clone(&inner)), "one").await;
+    let store = Eventful::over(inner);
+    *store.next.lock().unwrap() = Some(event);
+    let cache = Cache::new(store);
     let out = tempfile::tempdir().unwrap();
     std::fs::create_dir(out.path().join("tree")).unwrap();
     std::fs::write(out.path().join("tree/which"), "before").unwrap();
@@ -151,28 +189,51 @@ async fn restore_during(event: Event) -> (Restored, String) {
 #[tokio::test]
 async fn an_entry_that_goes_while_it_is_restored_is_a_miss() {
     for event in [Event::Evicted, Event::TakenBack] {
-        let (restored, _) = restore_during(event).await;
-        let Restored::Miss(miss) = restored else {
-            panic!("{event:?}: {restored:?}");
-        };
-        assert!(miss.rejected.is_empty(), "{event:?}: {miss:?}");
+        for (store, _dir) in stores() {
+            let name = format!("{event:?} {store}");
+            let (restored, _) = restore_during(event, store).await;
+            let Restored::Miss(miss) = restored else {
+                panic!("{name}: {restored:?}");
+            };
+            assert!(miss.rejected.is_empty(), "{name}: {miss:?}");
+        }
     }
 }
 
 #[tokio::test]
 async fn an_entry_that_is_replaced_while_it_is_restored_is_restored_as_it_is_now() {
-    let (restored, which) = restore_during(Event::Replaced).await;
-    assert!(matches!(restored, Restored::Exact(_)), "{restored:?}");
-    assert_eq!(which, "other");
+    for (store, _dir) in stores() {
+        let (restored, which) = restore_during(Event::Replaced, store).await;
+        assert!(matches!(restored, Restored::Exact(_)), "{restored:?}");
+        assert_eq!(which, "other");
+    }
 }
 
 #[tokio::test]
 async fn an_entry_that_a_killed_saver_left_without_a_segment_is_damaged() {
-    let (restored, _) = restore_during(Event::LeftBehind).await;
-    let Restored::Miss(miss) = restored else {
-        panic!("{restored:?}");
-    };
-    let rejected = &miss.rejected[0];
-    assert!(rejected.quarantined, "{rejected:?}");
-    assert!(rejected.error.to_string().contains("is gone"));
+    for (store, _dir) in stores() {
+        let (restored, _) = restore_during(Event::LeftBehind, store).await;
+        let Restored::Miss(miss) = restored else {
+            panic!("{restored:?}");
+        };
+        let rejected = &miss.rejected[0];
+        assert!(rejected.quarantined, "{rejected:?}");
+        assert!(rejected.error.to_string().contains("is gone"));
+    }
+}
+
+/// The last try shares nothing and can only lose what it wrote itself.
+#[tokio::test]
+async fn a_save_that_loses_its_segments_again_and_again_succeeds_in_the_end() {
+    for (inner, _dir) in stores() {
+        let store = Eventful::over(Arc::clone(&inner));
+        store.unlucky.store(3, Ordering::Relaxed);
+        let saved = save(&Cache::new(store), "one").await;
+        assert!(matches!(saved, Saved::Stored(_)), "{saved:?}");
+        let out = tempfile::tempdir().unwrap();
+        let options = RestoreOptions::in_folder(out.path());
+        let cache = Cache::shared(inner);
+        let restored = cache.restore([key("entry")], options).await.unwrap();
+        assert!(matches!(restored, Restored::Exact(_)), "{restored:?}");
+    }
 }

@@ -25,6 +25,9 @@ use crate::store::{
 /// nothing. What is read is compared with its digest before it is handed out, and is held by this
 /// process from then on: nothing that happens to the bucket disturbs a reader.
 ///
+/// Buckets delete without conditions: a removal at the very moment in which another machine replaces
+/// the same entry may take the new one, which is a miss then.
+///
 /// The service may be slow, fail or be gone: every call ends within the times of
 /// [`BucketOptions`], in [`StoreErrorKind::Unavailable`](crate::store::StoreErrorKind) at worst.
 ///

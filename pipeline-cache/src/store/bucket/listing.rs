@@ -29,21 +29,8 @@ pub(super) struct Inventory {
     pub(super) objects: Vec<Listed>,
     /// Descriptions that there was no time to read.
     left: usize,
-}
-
-impl Inventory {
-    /// An error if anything is left to read. The service answered all the while: it is not found
-    /// unavailable by that, and the next call goes on where this one stopped.
-    pub(super) fn complete(self) -> Result<Self, StoreError> {
-        match self.left {
-            0 => Ok(self),
-            left => {
-                let why =
-                    format!("{left} descriptions are left to read; the next call goes on there");
-                Err(unavailable("entries", &why))
-            }
-        }
-    }
+    /// What the index should hold, where it lacks much.
+    to_index: Option<HashMap<String, Known>>,
 }
 
 /// From this many unknown descriptions on, reading the index pays; it is one request as well.
@@ -62,7 +49,7 @@ impl BucketStore {
         let budget = self.options.budget;
         let list = self.inventory(budget / 2);
         let inventory = self.objects.within(prefix, budget, list).await?;
-        let inventory = inventory.complete()?;
+        let inventory = self.complete(inventory).await?;
         let sizes: HashMap<&str, u64> = inventory
             .objects
             .iter()
@@ -77,9 +64,28 @@ impl BucketStore {
         Ok(entries)
     }
 
-    /// One listing, and a request for each description that nobody read before: as many as are
-    /// read within a time.
+    /// Writes the index anew if it is worth it. An error if anything is left to read: the service
+    /// answered all the while, so it is not found unavailable by that, and the next call goes on
+    /// where this one stopped.
+    pub(super) async fn complete(&self, mut inventory: Inventory) -> Result<Inventory, StoreError> {
+        if let Some(known) = inventory.to_index.take() {
+            let write = self.write_index(&known);
+            let _ = tokio::time::timeout(self.options.silence_timeout, write).await;
+        }
+        match inventory.left {
+            0 => Ok(inventory),
+            left => {
+                let why =
+                    format!("{left} descriptions are left to read; the next call goes on there");
+                Err(unavailable("entries", &why))
+            }
+        }
+    }
+
+    /// One listing, and a request for each description that nobody read before, until a time is
+    /// over.
     pub(super) async fn inventory(&self, enough: Duration) -> Result<Inventory, StoreError> {
+        let until = Instant::now() + enough;
         let objects = self.objects.list("entries").await?;
         let mut uses: HashMap<&str, SystemTime> = HashMap::new();
         let mut descriptions: Vec<&Listed> = Vec::new();
@@ -90,7 +96,7 @@ impl BucketStore {
                 descriptions.push(object);
             }
         }
-        let (documents, left) = self.documents(&descriptions, enough).await?;
+        let (documents, left, is_news) = self.documents(&descriptions, until).await?;
         let (mut entries, mut damaged) = (Vec::new(), Vec::new());
         for object in descriptions {
             let named = object.name.trim_end_matches(".json");
@@ -113,25 +119,29 @@ impl BucketStore {
             damaged,
             objects,
             left,
+            to_index: is_news.then_some(documents),
         })
     }
 
-    /// What is known of descriptions, and of how many nothing is.
+    /// What is known of descriptions, of how many nothing is, and whether the index lacks much of it.
     async fn documents(
         &self,
         listed: &[&Listed],
-        enough: Duration,
-    ) -> Result<(HashMap<String, Known>, usize), StoreError> {
+        until: Instant,
+    ) -> Result<(HashMap<String, Known>, usize, bool), StoreError> {
         let mut known = self.memory();
         let is_known = |known: &HashMap<String, Known>, object: &Listed| {
             known
                 .get(&object.name)
                 .is_some_and(|known| object.version.is(&known.e_tag))
         };
+        let versions: HashMap<&str, &Listed> = listed
+            .iter()
+            .map(|object| (object.name.as_str(), *object))
+            .collect();
         known.retain(|name, known| {
-            listed
-                .iter()
-                .any(|object| object.name == *name && object.version.is(&known.e_tag))
+            let object = versions.get(name.as_str());
+            object.is_some_and(|object| object.version.is(&known.e_tag))
         });
         let unknown = |known: &HashMap<String, Known>| -> Vec<String> {
             listed
@@ -148,16 +158,14 @@ impl BucketStore {
             missing = unknown(&known);
         }
         let count = missing.len();
-        let left = self.read_missing(missing, &mut known, enough).await?;
+        let left = self.read_missing(missing, &mut known, until).await?;
         let there: HashMap<String, Known> = listed
             .iter()
             .filter_map(|object| known.remove_entry(&object.name))
             .collect();
-        if count >= WRITE_INDEX_FROM.max(there.len() / WRITE_INDEX_ONE_IN) || left > 0 {
-            self.write_index(&there).await;
-        }
+        let is_news = count >= WRITE_INDEX_FROM.max(there.len() / WRITE_INDEX_ONE_IN) || left > 0;
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = there.clone();
-        Ok((there, left))
+        Ok((there, left, is_news))
     }
 
     /// Reads descriptions while there is time, and says how many are left. What was read stays
@@ -166,9 +174,8 @@ impl BucketStore {
         &self,
         missing: Vec<String>,
         known: &mut HashMap<String, Known>,
-        enough: Duration,
+        until: Instant,
     ) -> Result<usize, StoreError> {
-        let started = Instant::now();
         let mut left = missing.len();
         let mut reads = stream::iter(missing)
             .map(|name| self.read_known(name))
@@ -181,7 +188,7 @@ impl BucketStore {
                 drop(memory);
                 known.insert(name, read);
             }
-            if started.elapsed() > enough {
+            if Instant::now() > until {
                 break;
             }
         }
@@ -261,9 +268,7 @@ impl BucketStore {
             .enumerate()
         {
             let name = part_name(number);
-            let write = self.objects.write(&name, bytes.into());
-            let written = tokio::time::timeout(self.options.silence_timeout, write).await;
-            if !matches!(written, Ok(Ok(()))) {
+            if self.objects.write(&name, bytes.into()).await.is_err() {
                 return;
             }
         }

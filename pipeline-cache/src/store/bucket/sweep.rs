@@ -31,7 +31,7 @@ impl BucketStore {
             Ok((now, self.inventory(budget / 2).await?))
         };
         let (now, inventory) = self.objects.within("sweep", budget, look).await?;
-        let inventory = inventory.complete()?;
+        let inventory = self.complete(inventory).await?;
         let Some(now) = now else {
             return Ok(SweepReport::default());
         };

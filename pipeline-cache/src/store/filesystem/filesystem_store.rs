@@ -231,12 +231,12 @@ impl FilesystemStore {
         let path = self.layout.description(key);
         let metadata = match self.describe(key)? {
             None => return Ok(DeleteOutcome::Absent),
+            Some(Err(_)) if payload.is_some() => return Ok(DeleteOutcome::Absent),
             Some(Err(_)) => {
                 // Nobody can be reading what cannot be found through its description.
-                remove_if_there(&path).map_err(|e| Self::error("remove", &path, None, e))?;
-                self.sync_entries(None)?;
+                let outcome = self.remove_description(&path)?;
                 self.sweep_now()?;
-                return Ok(DeleteOutcome::Deleted);
+                return Ok(outcome);
             }
             Some(Ok(metadata)) if payload.is_some_and(|payload| payload != metadata.payload) => {
                 return Ok(DeleteOutcome::Absent);

@@ -1,7 +1,6 @@
 use std::path::Path;
 
 use super::filesystem_store::{is_rotten, open_no_follow, read_description, remove_if_there};
-use super::verify::Damaged;
 use super::{FilesystemStore, Finding, SweepReport};
 use crate::store::{DeleteOutcome, EntryMetadata, StoreError};
 
@@ -26,7 +25,7 @@ impl FilesystemStore {
             let size = |path: &Path| open_no_follow(path).and_then(|file| file.metadata());
             let described = size(&damaged.description).map_or(0, |meta| meta.len());
             let (outcome, payload) = match &damaged.entry {
-                None => (self.remove_description(&damaged)?, 0),
+                None => (self.remove_description(&damaged.description)?, 0),
                 Some(entry) => {
                     let path = self.payload_path(entry);
                     let payload = path.map_or(0, |path| size(&path).map_or(0, |meta| meta.len()));
@@ -50,10 +49,9 @@ impl FilesystemStore {
     }
 
     /// Removes a description that cannot be used, unless it was replaced by one that can.
-    fn remove_description(&self, damaged: &Damaged) -> Result<DeleteOutcome, StoreError> {
-        let path = &damaged.description;
+    pub(super) fn remove_description(&self, path: &Path) -> Result<DeleteOutcome, StoreError> {
         let _replacing = self.lock_replacing(None)?;
-        let is_sound = |metadata: &EntryMetadata| self.layout.description(&metadata.key) == *path;
+        let is_sound = |metadata: &EntryMetadata| self.layout.description(&metadata.key) == path;
         match read_description(path) {
             Ok(None) => return Ok(DeleteOutcome::Absent),
             Ok(Some(Ok(metadata))) if is_sound(&metadata) => return Ok(DeleteOutcome::Absent),

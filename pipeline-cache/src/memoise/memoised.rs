@@ -121,7 +121,7 @@ impl<S: Step> Memoised<S> {
         let Some(files) = self.inputs.files.clone() else {
             return Ok(fingerprint);
         };
-        let root = cx.job_dir().to_path_buf();
+        let root = cx.pull_job_dir().await?.to_path_buf();
         blocking(move || fingerprint.with_files(&root, &files)).await
     }
 
@@ -166,8 +166,9 @@ impl<S: Step> Memoised<S> {
             .map_err(|error| StepError::errored("the recorded value has another form", error))?;
         if let Some(wanted) = record.outputs {
             let outputs = outputs_key(key)?;
-            let unpack = UnpackOptions::default().with_working_folder(cx.job_dir());
+            let unpack = UnpackOptions::default().with_working_folder(cx.pull_job_dir().await?);
             self.fetch(&outputs, wanted, unpack).await?;
+            cx.push_job_dir().await?;
         }
         self.tell_hit(cx, &entry, &record).await;
         Ok(Some(value))
@@ -292,7 +293,8 @@ impl<S: Step> Memoised<S> {
         }
         let mut size = 0;
         if !self.outputs.is_empty() {
-            let pack = PackOptions::default().with_working_folder(cx.job_dir());
+            let folder = cx.pull_job_dir().await?;
+            let pack = PackOptions::default().with_working_folder(folder);
             let (digest, bytes) = self
                 .put(cx, outputs_key(key)?.into(), &self.outputs, pack)
                 .await?;

@@ -300,6 +300,7 @@ impl Step for RestoreCache {
     }
 
     async fn run(&self, cx: &StepContext) -> Result<CacheHit, StepError> {
+        cx.pull_job_dir().await?;
         let context = self.facts.context(cx)?;
         let mut keys: Vec<RenderedKey> = Vec::new();
         let mut problems = Vec::new();
@@ -341,6 +342,9 @@ impl Step for RestoreCache {
             result = self.cache.restore(keys.clone(), options) => result,
             () = cx.cancel().cancelled() => return Err(StepError::Cancelled),
         };
+        if matches!(result, Ok(Restored::Exact(_) | Restored::Prefix(_))) {
+            cx.push_job_dir().await?;
+        }
         match result {
             Ok(Restored::Exact(entry)) => Ok(self.restored(cx, entry, true, &problems).await),
             Ok(Restored::Prefix(entry)) => Ok(self.restored(cx, entry, false, &problems).await),

@@ -229,6 +229,7 @@ impl Step for SaveCache {
     }
 
     async fn run(&self, cx: &StepContext) -> Result<CacheSave, StepError> {
+        cx.pull_job_dir().await?;
         let context = self.facts.context(cx)?;
         let strict = self.strictness == Strictness::Strict;
         let mut rendered = render(cx, context, vec![self.key.clone()]).await?;

@@ -87,7 +87,7 @@ impl Step for StoreArtifacts {
         }
         let (files, from, to) = (
             self.files.clone(),
-            cx.job_dir().to_path_buf(),
+            cx.pull_job_dir().await?.to_path_buf(),
             cx.artifact_dir().to_path_buf(),
         );
         let (stored, warnings) = blocking(move || copy_all(&files, &from, &to, &below)).await?;

@@ -201,10 +201,12 @@ impl Step for Attach {
     }
 
     async fn run(&self, cx: &StepContext) -> Result<Attached, StepError> {
-        let at = cx.job_dir().join(&self.at);
-        tokio::select! {
-            attached = self.attach(cx, &at) => attached,
-            () = cx.cancel().cancelled() => Err(StepError::Cancelled),
-        }
+        let at = cx.pull_job_dir().await?.join(&self.at);
+        let attached = tokio::select! {
+            attached = self.attach(cx, &at) => attached?,
+            () = cx.cancel().cancelled() => return Err(StepError::Cancelled),
+        };
+        cx.push_job_dir().await?;
+        Ok(attached)
     }
 }

@@ -100,7 +100,7 @@ impl Step for Persist {
     }
 
     async fn run(&self, cx: &StepContext) -> Result<WorkspaceLayer, StepError> {
-        let root = cx.job_dir().join(&self.root);
+        let root = cx.pull_job_dir().await?.join(&self.root);
         if let Err(error) = std::fs::metadata(&root) {
             let doing = format!(
                 "could not find the workspace root folder {}",

@@ -102,8 +102,8 @@ pub trait Environment: Debug + Display + Send + Sync {
     /// The job folder as commands inside see it; the default directory.
     fn root(&self) -> &Path;
 
-    /// The job folder on this machine, when the environment shares it.
-    /// Steps use it as the fast way for files.
+    /// The job folder on this machine, when the environment shares it: what one
+    /// side writes, the other sees at once.
     fn host_root(&self) -> Option<&Path>;
 
     /// What is known about the place, for the log.
@@ -129,11 +129,32 @@ pub trait Environment: Debug + Display + Send + Sync {
     /// Either side cannot be read or written.
     async fn copy_out(&self, inside: &Path, host: &Path) -> Result<(), ExecutorError>;
 
-    /// Ends every process of the environment and removes what belongs to it
-    /// alone. Calling it twice is harmless.
+    /// Makes the job folder on this machine what it is inside. Does nothing
+    /// where it is shared, which is the default.
     ///
     /// # Errors
-    /// The environment could not be torn down; what is left is named.
+    /// Either side cannot be read or written; this machine's is as it was.
+    async fn bring_out(&self) -> Result<(), ExecutorError> {
+        Ok(())
+    }
+
+    /// Makes the job folder inside what it is on this machine. Does nothing
+    /// where it is shared, which is the default.
+    ///
+    /// # Errors
+    /// Either side cannot be read or written; what is inside is lost then.
+    async fn bring_in(&self) -> Result<(), ExecutorError> {
+        Ok(())
+    }
+
+    /// Ends every process of the environment and removes what belongs to it
+    /// alone. Where the job folder is a copy, it is brought back first.
+    /// Calling it twice is harmless.
+    ///
+    /// # Errors
+    /// [`ExecutorError::Copy`]: the job's files could not be brought back, so
+    /// the job counts as errored. Others: the environment could not be torn
+    /// down; what is left is named.
     async fn shutdown(&self) -> Result<Survivors, ExecutorError>;
 }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     cancel::CancelToken,
     event::{EventKind, EventSink, Message},
-    executor::{EnvValue, Environment, EnvironmentRequest, Executor, Scope},
+    executor::{EnvValue, Environment, EnvironmentRequest, Executor, ExecutorError, Scope},
     facts::RunFacts,
     outcome::Outcome,
     pipeline::{JobStep, Pipeline},
@@ -63,29 +63,21 @@ pub(super) async fn run_job(mut task: JobTask) {
         Ok((lease, environment, env)) => {
             let environment: Arc<dyn Environment> = environment.into();
             let outcome = run_steps(&mut task, &lease, &environment, &env).await;
-            close(&task.events, &*environment).await;
-            outcome
+            let closing = Instant::now();
+            match close(&task.events, &*environment).await {
+                Ok(()) => outcome,
+                Err(error) => {
+                    environment_failed(&task, Outcome::Errored, closing, error).await;
+                    outcome.worse(Outcome::Errored)
+                }
+            }
         }
         Err(error) => {
             let outcome = match error {
                 StepError::Cancelled => Outcome::Cancelled,
                 _ => Outcome::Errored,
             };
-            let report = StepReport {
-                name: "environment".into(),
-                outcome,
-                duration: started.elapsed(),
-                attempts: 1,
-                summary: None,
-                failure: Some(redacted(&task.events, error.report())),
-            };
-            task.events
-                .deliver(Message::StepDone {
-                    job: task.index,
-                    report,
-                    value: None,
-                })
-                .await;
+            environment_failed(&task, outcome, started, error).await;
             outcome
         }
     };
@@ -95,6 +87,25 @@ pub(super) async fn run_job(mut task: JobTask) {
             job: task.index,
             outcome,
             duration,
+        })
+        .await;
+}
+
+/// Reports the environment's failure as one of a step.
+async fn environment_failed(task: &JobTask, outcome: Outcome, started: Instant, error: StepError) {
+    let report = StepReport {
+        name: "environment".into(),
+        outcome,
+        duration: started.elapsed(),
+        attempts: 1,
+        summary: None,
+        failure: Some(redacted(&task.events, error.report())),
+    };
+    task.events
+        .deliver(Message::StepDone {
+            job: task.index,
+            report,
+            value: None,
         })
         .await;
 }
@@ -172,7 +183,10 @@ async fn provision(
     }
     // The executor was told, and removes what it has made.
     match tokio::time::timeout(PROVISION_GRACE, provisioning).await {
-        Ok(Ok(environment)) => close(&task.events, &*environment).await,
+        Ok(Ok(environment)) => {
+            // Nothing ran in it, so no files are missed.
+            close(&task.events, &*environment).await.ok();
+        }
         Ok(Err(_)) => {}
         Err(_) => {
             let text = format!(
@@ -186,7 +200,9 @@ async fn provision(
     Err(StepError::Cancelled)
 }
 
-async fn close(events: &EventSink, environment: &dyn Environment) {
+/// Tears the environment down. Files that do not come back are an error of the job, what could not
+/// be removed is told.
+async fn close(events: &EventSink, environment: &dyn Environment) -> Result<(), StepError> {
     match environment.shutdown().await {
         Ok(survivors) => {
             if !survivors.alive.is_empty() {
@@ -200,14 +216,17 @@ async fn close(events: &EventSink, environment: &dyn Environment) {
             events
                 .send(EventKind::EnvironmentClosed { survivors })
                 .await;
+            Ok(())
         }
+        Err(error @ ExecutorError::Copy { .. }) => Err(StepError::errored(
+            format!("{environment} did not give the job's files back"),
+            error,
+        )),
         Err(error) => {
-            events
-                .warn(format!(
-                    "{environment} was not torn down: {}",
-                    error_chain(&error)
-                ))
-                .await;
+            let why = error_chain(&error);
+            let text = format!("{environment} was not torn down: {why}");
+            events.warn(text).await;
+            Ok(())
         }
     }
 }

@@ -99,9 +99,42 @@ impl StepContext {
 
     /// The job's folder on this machine. Its path is the same in every run, as
     /// long as no other run uses it at the same time.
+    ///
+    /// Commands may work on a copy of it, on another machine: a step that reads
+    /// here calls [`pull_job_dir`](Self::pull_job_dir) first, one that writes
+    /// calls [`push_job_dir`](Self::push_job_dir) afterwards.
     #[must_use]
     pub fn job_dir(&self) -> &Path {
         &self.parts.job_dir
+    }
+
+    /// The job's folder on this machine, as the job's commands left it. Costs
+    /// nothing where they work in the same folder, else all of it is copied.
+    ///
+    /// # Errors
+    /// It could not be copied; it is as it was.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves the folder as it was or as it is inside.
+    pub async fn pull_job_dir(&self) -> Result<&Path, StepError> {
+        let brought = self.parts.environment.bring_out().await;
+        brought.map_err(|error| StepError::errored("could not fetch the job's files", error))?;
+        Ok(&self.parts.job_dir)
+    }
+
+    /// Shows the job's commands what this step wrote to
+    /// [`job_dir`](Self::job_dir), after [`pull_job_dir`](Self::pull_job_dir).
+    /// Costs nothing where they work in the same folder, else all of it is
+    /// copied.
+    ///
+    /// # Errors
+    /// It could not be copied; what commands see is undefined then.
+    ///
+    /// # Cancellation
+    /// As after an error.
+    pub async fn push_job_dir(&self) -> Result<(), StepError> {
+        let brought = self.parts.environment.bring_in().await;
+        brought.map_err(|error| StepError::errored("could not hand on the job's files", error))
     }
 
     /// The folder of this run for files worth keeping, such as test reports.

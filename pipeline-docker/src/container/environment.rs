@@ -1,8 +1,10 @@
 //! [`ContainerEnvironment`]: the place of one job.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -38,6 +40,8 @@ pub(super) struct ContainerEnvironment {
     pub(super) host_root: Option<PathBuf>,
     /// Where a copied folder goes back to.
     pub(super) copied_from: Option<PathBuf>,
+    /// Whether only a part of it could be copied in again.
+    pub(super) is_half: AtomicBool,
     pub(super) services: Vec<RunningService>,
     pub(super) lifeline: Mutex<Option<Lifeline>>,
 }
@@ -60,6 +64,40 @@ impl fmt::Display for ContainerEnvironment {
 }
 
 impl ContainerEnvironment {
+    async fn bring_back(&self, folder: &Path) -> Result<(), ExecutorError> {
+        let brought = match self.is_half.load(Ordering::Relaxed) {
+            true => Err(io::Error::other(
+                "inside is only a part of what was handed on",
+            )),
+            false => files::bring_back(&self.shared, folder).await,
+        };
+        brought.map_err(|source| ExecutorError::Copy {
+            from: self.shared.root.clone(),
+            to: folder.to_owned(),
+            source,
+        })
+    }
+
+    /// Runs a line of shell in the job folder.
+    async fn run_quietly(&self, line: &str) -> io::Result<()> {
+        let spec = CommandSpec::new("/bin/sh").args(["-c", line]);
+        let started = ContainerProcess::start(Arc::clone(&self.shared), &spec).await;
+        let mut process = started.map_err(io::Error::other)?;
+        let mut said = Vec::new();
+        while let Some(chunk) = process.output().await {
+            said.extend_from_slice(&chunk.bytes);
+        }
+        let status = process.wait().await.map_err(io::Error::other)?;
+        if status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&said);
+        Err(io::Error::other(format!(
+            "{line}: {status}: {}",
+            said.trim()
+        )))
+    }
+
     /// The last lines of each service, for whoever reads about a failed command.
     async fn tell_of_services(&self) {
         if self.shared.failed().is_none() {
@@ -125,6 +163,33 @@ impl Environment for ContainerEnvironment {
             })
     }
 
+    async fn bring_out(&self) -> Result<(), ExecutorError> {
+        match &self.copied_from {
+            Some(folder) => self.bring_back(folder).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn bring_in(&self) -> Result<(), ExecutorError> {
+        let Some(folder) = &self.copied_from else {
+            return Ok(());
+        };
+        // Until it is all there, what is inside must not come back.
+        self.is_half.store(true, Ordering::Relaxed);
+        let replaced = async {
+            let empty = "rm -rf -- ./* ./.[!.]* ./..?*";
+            self.run_quietly(empty).await?;
+            files::copy_in(&self.shared, folder, &self.shared.root).await
+        };
+        replaced.await.map_err(|source| ExecutorError::Copy {
+            from: folder.clone(),
+            to: self.shared.root.clone(),
+            source,
+        })?;
+        self.is_half.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
     async fn shutdown(&self) -> Result<Survivors, ExecutorError> {
         // Held until the files are back: an engine need not give files of a container that ends.
         let lifeline = self
@@ -135,15 +200,7 @@ impl Environment for ContainerEnvironment {
         let mut brought = Ok(());
         if lifeline.is_some() {
             self.tell_of_services().await;
-            if let Some(folder) = &self.copied_from {
-                brought = files::bring_back(&self.shared, folder)
-                    .await
-                    .map_err(|source| ExecutorError::Copy {
-                        from: self.shared.root.clone(),
-                        to: folder.clone(),
-                        source,
-                    });
-            }
+            brought = self.bring_out().await;
         }
         drop(lifeline);
         self.shared.holdings.release().await.map_err(|error| {

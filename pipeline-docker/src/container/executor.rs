@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
@@ -294,6 +295,7 @@ impl ContainerExecutor {
             facts,
             host_root: (!copied).then(|| folder.clone()),
             copied_from: copied.then_some(folder),
+            is_half: AtomicBool::new(false),
             services: services.running,
             lifeline: Mutex::new(Some(begun.lifeline)),
         }))

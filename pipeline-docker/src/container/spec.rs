@@ -161,7 +161,10 @@ pub enum JobFolder {
     /// machine's files is an error.
     Shared,
     /// Copied in before the first command, and back when the environment is shut down; files that
-    /// commands removed are removed here too. Nothing comes back if the container was lost.
+    /// commands removed are removed here too. Steps that work on this machine fetch the folder
+    /// before they read it and hand it on when they wrote to it
+    /// ([`pull_job_dir`](pipeline_core::StepContext::pull_job_dir)); those of this workspace do. A
+    /// job whose files cannot be brought back is errored.
     Copied,
 }
 

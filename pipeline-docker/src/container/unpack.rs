@@ -1,6 +1,6 @@
 //! Archives that a container's files come in.
 
-use std::fs::{Permissions, create_dir, set_permissions};
+use std::fs::{Permissions, create_dir, hard_link, set_permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
@@ -23,8 +23,13 @@ pub(super) fn unpack(source: impl Read, staging: &Path) -> io::Result<()> {
         if kind.is_dir() {
             enter(staging, &path)?;
             folders.push((path, entry.header().mode()?));
-        } else if kind.is_file() || kind.is_symlink() || kind.is_hard_link() {
-            enter(staging, path.parent().unwrap_or(Path::new("")))?;
+        } else if kind.is_hard_link() {
+            let first = entry.link_name()?.map(std::borrow::Cow::into_owned);
+            let first = in_folder(staging, &first.unwrap_or_default())?;
+            // Also of a link, which is not followed.
+            hard_link(first, in_folder(staging, &path)?)?;
+        } else if kind.is_file() || kind.is_symlink() {
+            in_folder(staging, &path)?;
             entry.unpack_in(staging)?;
         }
     }
@@ -34,6 +39,13 @@ pub(super) fn unpack(source: impl Read, staging: &Path) -> io::Result<()> {
         set_permissions(enter(staging, &path)?, mode)?;
     }
     Ok(())
+}
+
+/// The place of an entry, in a folder that is there and was not reached through a link.
+fn in_folder(staging: &Path, path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+    let folder = enter(staging, path.parent().unwrap_or(Path::new("")))?;
+    Ok(folder.join(name))
 }
 
 /// Makes the folders of a path as far as they are not there. All of them are real folders: a link

@@ -145,6 +145,7 @@ impl BuildImage {
     }
 
     async fn source(&self, cx: &StepContext) -> Result<ImageSource, StepError> {
+        cx.pull_job_dir().await?;
         let mut source = match &self.recipe {
             Recipe::Layers(spec) => ImageSource::Layers(self.layers(cx, spec).await?),
             Recipe::Dockerfile(spec) => {

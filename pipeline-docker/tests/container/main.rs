@@ -9,6 +9,7 @@
 #[path = "../swarm/cable.rs"]
 mod cable;
 mod contract;
+mod copied;
 mod debian_services;
 #[path = "../declared/mod.rs"]
 mod declared;

@@ -1,6 +1,7 @@
 //! What a build that fails leaves in the engine, and what output without end costs.
 
 use std::process::Command;
+use std::time::Duration;
 
 use pipeline_core::error_chain;
 use pipeline_docker::builder::{
@@ -10,6 +11,7 @@ use pipeline_docker::builder::{
 use pipeline_docker::engine::Engine;
 
 use crate::build::BACKENDS;
+use crate::gate::Gate;
 use crate::support::{Ear, Images, context, exists, said, unique, write};
 
 /// A file system without room for an image.
@@ -137,4 +139,71 @@ async fn output_without_line_ends_is_told_in_parts() {
         assert!(lines.iter().all(|length| *length <= 64 * 1024), "{lines:?}");
         drop(images);
     }
+}
+
+/// Begins to bring an image into the engine under two names, and gives up while the request to
+/// `path` is under way. Nothing is left when the engine has answered it.
+async fn given_up_at(path: &'static str) {
+    let engine = Engine::from_env().await.unwrap();
+    let mark = unique("given-up");
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "file", &mark);
+    let mut spec = ImageSpec::new(BaseImage::Scratch)
+        .with_layer(LayerSpec::copy(folder.path().join("file"), "/file"));
+    spec.config = spec.config.with_label("mark", mark.clone());
+    let layout = ImageOutput::layout(folder.path().join("layout"), "x");
+    let request = BuildRequest::layers(spec.clone(), layout);
+    let known = DaemonlessBuilder::new().build(&request).await.unwrap();
+
+    let names = [format!("{mark}:first"), format!("{mark}:second")];
+    let images = Images(names.to_vec());
+    let gate = Gate::before(&engine.address().to_string(), path);
+    let builder = DaemonlessBuilder::new().with_engine(gate.engine().await);
+    let output = ImageOutput::Engine {
+        tags: names.to_vec(),
+        unique: Vec::new(),
+    };
+    let request = BuildRequest::layers(spec, output);
+    let building = tokio::spawn(async move { builder.build(&request).await });
+    gate.holds().await;
+    building.abort();
+    assert!(building.await.unwrap_err().is_cancelled());
+    // It was there, and is removed.
+    let filter = format!("image={}", known.config_digest);
+    let removed = [
+        "events",
+        "--since",
+        "2h",
+        "--until",
+        "0s",
+        "--filter",
+        "event=delete",
+        "--filter",
+        &filter,
+    ];
+    assert_eq!(said(&removed), "");
+    gate.let_through().await;
+    let gone = async {
+        while said(&removed).is_empty() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone)
+        .await
+        .unwrap();
+    assert_eq!(labelled(&mark), "");
+    assert!(names.iter().all(|name| !exists(None, name)));
+    drop(images);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Docker engine"]
+async fn a_load_that_is_given_up_leaves_no_image() {
+    given_up_at("/images/load").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Docker engine"]
+async fn an_image_that_is_given_up_while_it_is_named_keeps_no_name() {
+    given_up_at("tag=second").await;
 }

@@ -13,6 +13,8 @@ mod credentials;
 #[path = "../declared/mod.rs"]
 mod declared;
 mod faults;
+#[path = "../swarm/gate.rs"]
+mod gate;
 mod leftovers;
 #[expect(
     dead_code,

@@ -189,19 +189,7 @@ impl EngineBuilder {
                 done => break done?,
             }
         };
-        let leftover = Leftover::unnamed(&self.engine, &id);
-        let named = self.name(&id, names, held_by, began).await;
-        match named {
-            Ok(image) => {
-                leftover.keep();
-                Ok(image)
-            }
-            Err(error) => {
-                // What the first failure says is what counts.
-                drop(leftover.remove().await);
-                Err(error)
-            }
-        }
+        self.name(&id, names, held_by, began).await
     }
 
     /// Gives what was built its names. `held` is the name that it has until then, if any.
@@ -212,21 +200,37 @@ impl EngineBuilder {
         held: Option<Held>,
         began: i64,
     ) -> Result<BuiltImage, BuildError> {
-        let tagged = store::tag(&self.engine, id, names).await;
+        let leftover = Leftover::unnamed(&self.engine, id);
+        let named = leftover.name(id, names).await;
         let mut tags = names.texts();
+        let mut kept = None;
         match held {
             // Without another name it would go away with this one.
-            Some(held) if names.is_empty() && tagged.is_ok() => {
+            Some(held) if names.is_empty() && named.is_ok() => {
                 tags.push(held.name);
-                let image = store::describe(&self.engine, id, tags, began).await?;
-                held.leftover.keep();
-                return Ok(image);
+                kept = Some(held.leftover);
             }
             Some(held) => held.leftover.remove().await?,
             None => {}
         }
-        tagged?;
-        store::describe(&self.engine, id, tags, began).await
+        let leftover = named?;
+        match store::describe(&self.engine, id, tags, began).await {
+            Ok(image) => {
+                leftover.keep();
+                if let Some(kept) = kept {
+                    kept.keep();
+                }
+                Ok(image)
+            }
+            Err(error) => {
+                // What the first failure says is what counts.
+                if let Some(kept) = kept {
+                    drop(kept.remove().await);
+                }
+                drop(leftover.remove().await);
+                Err(error)
+            }
+        }
     }
 
     /// What can be known to fail or surprise before anything is sent.

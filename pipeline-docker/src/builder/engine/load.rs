@@ -5,6 +5,7 @@ use std::io;
 
 use bollard::query_parameters::ImportImageOptionsBuilder;
 use futures_util::StreamExt;
+use tokio::sync::oneshot;
 
 use super::builder::joined;
 use super::context_stream::stream;
@@ -16,17 +17,41 @@ use crate::engine::{Engine, EngineError};
 use crate::oci::{Descriptor, Digest, LayoutError, OciLayout, media_type, write_docker_archive};
 
 /// Brings the image into the engine under `names`, all or none; answers how it is known there.
+///
+/// # Cancellation
+/// Dropping the future leaves neither image nor names: what is half sent is given up, and what the
+/// engine has all of is removed when it has answered.
 pub(in crate::builder) async fn load(
+    engine: &Engine,
+    layout: OciLayout,
+    image: BuiltImage,
+    names: &Names,
+) -> Result<BuiltImage, BuildError> {
+    let (stays, gone) = oneshot::channel();
+    let (engine, names) = (engine.clone(), names.clone());
+    // A task of its own, because only the engine's answer tells when the image can be removed. If
+    // nobody takes its result, that is dropped with the leftover in it.
+    let task = tokio::spawn(async move { bring(&engine, layout, image, &names, gone).await });
+    let brought = joined(task.await);
+    drop(stays);
+    let (image, leftover) = brought??;
+    leftover.keep();
+    Ok(image)
+}
+
+async fn bring(
     engine: &Engine,
     layout: OciLayout,
     mut image: BuiltImage,
     names: &Names,
-) -> Result<BuiltImage, BuildError> {
+    mut gone: oneshot::Receiver<()>,
+) -> Result<(BuiltImage, Leftover), BuildError> {
     let known = store::inspect(engine, &image.config_digest.to_string()).await?;
     // Set before anything is sent: whoever gives up in the middle leaves nothing either.
-    let leftover = known
-        .is_none()
-        .then(|| Leftover::unnamed(engine, &image.config_digest));
+    let mut leftover = match known {
+        Some(_) => Leftover::nothing(engine),
+        None => Leftover::unnamed(engine, &image.config_digest).pending(),
+    };
     let action = "load the image";
     let (manifest, platform) = (image.manifest.clone(), image.platform.clone());
     let (body, sending) = stream(move |pieces| {
@@ -36,16 +61,28 @@ pub(in crate::builder) async fn load(
     });
     let client = engine.client_within(None);
     let mut id = None;
+    let mut is_wanted = true;
     let loaded = {
         let options = ImportImageOptionsBuilder::default().quiet(true).build();
         let mut answers =
             std::pin::pin!(client.import_image(options, bollard::body_try_stream(body), None));
         loop {
-            match answers.next().await {
+            let answer = tokio::select! {
+                answer = answers.next() => answer,
+                _ = &mut gone, if is_wanted => {
+                    is_wanted = false;
+                    if sending.is_finished() {
+                        continue;
+                    }
+                    return Err(given_up());
+                }
+            };
+            match answer {
                 None => break Ok(()),
                 Some(Err(error)) => break Err(engine.error(action, error)),
                 Some(Ok(info)) => {
                     if let Some(message) = info.error_detail.and_then(|detail| detail.message) {
+                        leftover.answered();
                         break Err(EngineError::said(action, None, &message));
                     }
                     let text = info.stream.unwrap_or_default();
@@ -83,16 +120,11 @@ pub(in crate::builder) async fn load(
             return Err(EngineError::broke(&address, action, Box::new(gone)).into());
         }
     };
-    if let Err(error) = store::tag(engine, &id, names).await {
-        if let Some(leftover) = leftover {
-            // What the first failure says is what counts.
-            drop(leftover.remove().await);
-        }
-        return Err(error);
+    leftover.answered();
+    if !is_wanted {
+        return Err(given_up());
     }
-    if let Some(leftover) = leftover {
-        leftover.keep();
-    }
+    let leftover = leftover.name(&id, names).await?;
     if id == image.config_digest {
         image.manifest =
             Descriptor::new(media_type::IMAGE_CONFIG, id, 0).with_platform(image.platform.clone());
@@ -103,7 +135,14 @@ pub(in crate::builder) async fn load(
     image.location = ImageLocation::Engine {
         tags: names.texts(),
     };
-    Ok(image)
+    Ok((image, leftover))
+}
+
+/// For nobody: it is said when nobody waits any more.
+fn given_up() -> BuildError {
+    BuildError::Aborted {
+        message: "it was cancelled".to_owned(),
+    }
 }
 
 fn is_broken_pipe(error: &LayoutError) -> bool {

@@ -5,7 +5,7 @@ use crate::builder::{BuildError, ImageOutput};
 use crate::reference::ImageReference;
 
 /// The names that an image gets in an engine, all or none.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::builder) struct Names {
     /// Refused when another image has them.
     pub(super) unique: Vec<ImageReference>,

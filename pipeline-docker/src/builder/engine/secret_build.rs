@@ -73,9 +73,14 @@ impl SecretBuild {
         };
         // The image has a name until its id is known, and nobody else has that one.
         let name = format!("pipeline-docker-build:{}", super::buildkit::session());
-        let leftover = Leftover::named(&self.engine, name.clone());
+        let mut leftover = Leftover::named(&self.engine, name.clone()).pending();
         let (engine, syntax) = (self.engine.clone(), self.syntax.clone());
         let built = self.build(name.clone(), context).await;
+        match &built {
+            Err(GrpcError::TonicStatus { err }) if is_transport(err.message()) => {}
+            Ok(()) | Err(GrpcError::TonicStatus { .. }) => leftover.answered(),
+            Err(_) => {}
+        }
         if let Err(error) = built {
             return Err(match error {
                 GrpcError::DockerError { err } => engine.error("build the image", err).into(),

@@ -8,6 +8,7 @@ use bollard::query_parameters::RemoveImageOptionsBuilder;
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
 
+use super::leftover::Before;
 use super::names::Names;
 use crate::builder::{BuildError, BuiltImage, ImageLocation, LayerInfo, LayerOrigin};
 use crate::engine::{Engine, EngineError, EngineErrorKind};
@@ -30,12 +31,17 @@ pub(super) fn name(text: &str) -> Result<ImageReference, BuildError> {
     Ok(reference.or_latest())
 }
 
-/// Gives an image all of `names`, or none: what a failure leaves half done is put back.
-pub(super) async fn tag(engine: &Engine, id: &Digest, names: &Names) -> Result<(), BuildError> {
+/// Gives an image all of `names`, or none: what a failure leaves half done is put back. Answers what
+/// had the names before.
+pub(super) async fn tag(
+    engine: &Engine,
+    id: &Digest,
+    names: &Names,
+) -> Result<Vec<Before>, BuildError> {
     let mut before = Vec::new();
     for name in names.all() {
         let image = inspect(engine, &name.to_string()).await?;
-        before.push((name, image.and_then(|image| image.id)));
+        before.push((name.clone(), image.and_then(|image| image.id)));
     }
     let wanted = id.to_string();
     for (name, image) in before.iter().take(names.unique.len()) {
@@ -49,31 +55,47 @@ pub(super) async fn tag(engine: &Engine, id: &Digest, names: &Names) -> Result<(
     }
     for (count, (name, _)) in before.iter().enumerate() {
         if let Err(error) = engine.tag(&wanted, name).await {
-            for (name, image) in before.iter().take(count) {
-                // What the first failure says is what counts.
-                match image {
-                    Some(image) => drop(engine.tag(image, name).await),
-                    None => drop(remove(engine, &name.to_string()).await),
-                }
-            }
+            let done = before.get(..count).unwrap_or_default();
+            // What the first failure says is what counts.
+            drop(untag(engine, &wanted, done).await);
             return Err(error.into());
         }
     }
-    Ok(())
+    Ok(before)
+}
+
+/// Gives names back to what had them `before`, as far as the image `id` still has them.
+pub(super) async fn untag(engine: &Engine, id: &str, before: &[Before]) -> Result<(), EngineError> {
+    let mut result = Ok(());
+    for (name, image) in before {
+        let undone = async {
+            let text = name.to_string();
+            let now = inspect(engine, &text).await?.and_then(|image| image.id);
+            if now.as_deref() != Some(id) {
+                return Ok(());
+            }
+            match image {
+                Some(image) => engine.tag(image, name).await,
+                None => remove(engine, &text).await.map(drop),
+            }
+        };
+        result = result.and(undone.await);
+    }
+    result
 }
 
 /// Takes a name off an image, and the image away with its last name. What lies below stays for the
-/// next build. An image that is gone is no failure.
-pub(super) async fn remove(engine: &Engine, name: &str) -> Result<(), EngineError> {
+/// next build. Answers whether it was there.
+pub(super) async fn remove(engine: &Engine, name: &str) -> Result<bool, EngineError> {
     let options = RemoveImageOptionsBuilder::default().noprune(true).build();
     let removed = engine
         .client()
         .remove_image(name, Some(options), None)
         .await;
     match removed {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
         Err(error) => match engine.error(&format!("remove the image {name}"), error) {
-            error if error.kind() == EngineErrorKind::NotFound => Ok(()),
+            error if error.kind() == EngineErrorKind::NotFound => Ok(false),
             error => Err(error),
         },
     }
@@ -93,19 +115,19 @@ pub(super) async fn inspect(
     }
 }
 
-/// Removes an image that has no name any more, or never had one.
-pub(super) async fn remove_unnamed(engine: &Engine, id: &Digest) -> Result<(), EngineError> {
+/// Removes an image that has no name any more, or never had one. Answers whether it was there.
+pub(super) async fn remove_unnamed(engine: &Engine, id: &Digest) -> Result<bool, EngineError> {
     let id = id.to_string();
-    let named = inspect(engine, &id)
-        .await?
-        .is_some_and(|image| image.repo_tags.is_some_and(|tags| !tags.is_empty()));
+    let Some(image) = inspect(engine, &id).await? else {
+        return Ok(false);
+    };
     // By its id, the engine would take the only name of an image with it.
-    if named {
-        return Ok(());
+    if image.repo_tags.is_some_and(|tags| !tags.is_empty()) {
+        return Ok(true);
     }
     match remove(engine, &id).await {
         // Something was built on it meanwhile.
-        Err(error) if error.kind() == EngineErrorKind::Conflict => Ok(()),
+        Err(error) if error.kind() == EngineErrorKind::Conflict => Ok(true),
         other => other,
     }
 }

@@ -2,16 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bollard::Docker;
 use bollard::models::{ContainerCreateBody, NetworkCreateRequest};
 use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder};
 
 use super::requests::Requests;
 use crate::engine::{Engine, EngineError, EngineErrorKind};
 
-/// How often a removal is tried again while the engine is still busy with it or away.
-const TRIES: u32 = 60;
+/// How long removals are tried again, all of them together, while the engine is busy or away.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How long one request may take. An engine that stops a container needs a few seconds.
+pub(crate) const ANSWER: Duration = Duration::from_secs(15);
+/// How long the first request for a thing may take when the time for all is up.
+const LAST: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Containers and a network. [`release`](Self::release) removes them; dropping does so in the
@@ -89,7 +94,7 @@ impl Holdings {
 
     /// Removes a container before the others.
     pub(crate) async fn remove(&self, name: &str) -> Result<(), EngineError> {
-        remove_container(&self.engine, name).await?;
+        remove_container(&self.engine, name, limit()).await?;
         lock(&self.held).containers.retain(|held| held != name);
         Ok(())
     }
@@ -130,8 +135,10 @@ async fn clear(
 ) -> Result<(), EngineError> {
     requests.answered().await;
     let now = lock(held).clone();
+    let until = limit();
     let containers = now.containers.iter().map(|name| async move {
-        let removed = surely(requests.is_pending(name), || remove_container(engine, name)).await;
+        let pending = requests.is_pending(name);
+        let removed = surely(pending, until, || remove_container(engine, name, until)).await;
         if removed.is_ok() {
             lock(held).containers.retain(|held| held != name);
         }
@@ -140,7 +147,8 @@ async fn clear(
     let removed = futures_util::future::join_all(containers).await;
     let mut result = removed.into_iter().collect::<Result<Vec<_>, _>>().map(drop);
     for name in &now.networks {
-        let removed = surely(requests.is_pending(name), || remove_network(engine, name)).await;
+        let pending = requests.is_pending(name);
+        let removed = surely(pending, until, || remove_network(engine, name, until)).await;
         if removed.is_ok() {
             lock(held).networks.retain(|held| held != name);
         }
@@ -156,74 +164,85 @@ pub(crate) enum Removal {
     WasNotThere,
 }
 
+/// When removals that begin now are given up.
+pub(crate) fn limit() -> Instant {
+    Instant::now() + LIMIT
+}
+
 /// Removes something; while its making is `pending`, that it is not there yet says nothing.
-pub(crate) async fn surely<F, R>(pending: bool, remove: F) -> Result<Removal, EngineError>
+pub(crate) async fn surely<F, R>(
+    pending: bool,
+    until: Instant,
+    remove: F,
+) -> Result<Removal, EngineError>
 where
     F: Fn() -> R,
     R: Future<Output = Result<Removal, EngineError>>,
 {
-    let mut removed = remove().await;
-    for _ in 0..TRIES {
-        if !pending || !matches!(removed, Ok(Removal::WasNotThere)) {
-            break;
+    loop {
+        let removed = remove().await;
+        let is_over = !pending || Instant::now() > until;
+        if is_over || !matches!(removed, Ok(Removal::WasNotThere)) {
+            return removed;
         }
         tokio::time::sleep(5 * PAUSE).await;
-        removed = remove().await;
     }
-    removed
 }
 
 /// Removes a container with its anonymous volumes, running or not. One that is gone is fine.
-pub(crate) async fn remove_container(engine: &Engine, name: &str) -> Result<Removal, EngineError> {
-    let action = format!("remove the container {name}");
-    persist(|| async {
+pub(crate) async fn remove_container(
+    engine: &Engine,
+    name: &str,
+    until: Instant,
+) -> Result<Removal, EngineError> {
+    let action = &format!("remove the container {name}");
+    persist(engine, until, |client| async move {
         let options = RemoveContainerOptionsBuilder::default()
             .force(true)
             .v(true)
             .build();
-        engine
-            .client()
-            .remove_container(name, Some(options))
-            .await
-            .map_err(|error| engine.error(&action, error))
+        let removed = client.remove_container(name, Some(options)).await;
+        removed.map_err(|error| engine.error(action, error))
     })
     .await
 }
 
 /// Removes a network. One that is gone is fine.
-pub(crate) async fn remove_network(engine: &Engine, name: &str) -> Result<Removal, EngineError> {
-    let action = format!("remove the network {name}");
-    persist(|| async {
-        engine
-            .client()
-            .remove_network(name)
-            .await
-            .map_err(|error| engine.error(&action, error))
+pub(crate) async fn remove_network(
+    engine: &Engine,
+    name: &str,
+    until: Instant,
+) -> Result<Removal, EngineError> {
+    let action = &format!("remove the network {name}");
+    persist(engine, until, |client| async move {
+        let removed = client.remove_network(name).await;
+        removed.map_err(|error| engine.error(action, error))
     })
     .await
 }
 
 /// An engine that is busy removing says "conflict", and so does one whose network still has an
-/// endpoint; one that restarts does not answer. Both pass.
-pub(crate) async fn persist<F, R>(remove: F) -> Result<Removal, EngineError>
+/// endpoint; one that restarts does not answer. Both pass; one that hangs may not. It is asked at
+/// least once.
+pub(crate) async fn persist<F, R>(
+    engine: &Engine,
+    until: Instant,
+    remove: F,
+) -> Result<Removal, EngineError>
 where
-    F: Fn() -> R,
+    F: Fn(Docker) -> R,
     R: Future<Output = Result<(), EngineError>>,
 {
-    let mut tries = 0;
     loop {
-        match remove().await {
+        let left = until.saturating_duration_since(Instant::now());
+        let client = engine.client_within(Some(left.clamp(LAST, ANSWER)));
+        match remove(client).await {
             Ok(()) => return Ok(Removal::Removed),
             Err(error) if error.kind() == EngineErrorKind::NotFound => {
                 return Ok(Removal::WasNotThere);
             }
-            Err(error) => {
-                tries += 1;
-                if tries == TRIES {
-                    return Err(error);
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
+            Err(error) if Instant::now() > until => return Err(error),
+            Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
 }

@@ -51,9 +51,9 @@ pub use executor::ContainerExecutor;
 pub use reap::{Reaped, reap};
 pub use spec::{Access, ContainerSpec, JobFolder, Limits, Mount, Network, PullPolicy};
 
-pub(crate) use holdings::{Holdings, unique_name};
 #[cfg(feature = "swarm")]
-pub(crate) use holdings::{Removal, persist, surely};
+pub(crate) use holdings::{ANSWER, Removal, limit, persist, surely};
+pub(crate) use holdings::{Holdings, unique_name};
 pub(crate) use making::{limited, to_i64};
 pub(crate) use memory::ran_out_of_memory;
 #[cfg(feature = "swarm")]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bollard::query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder};
 
-use super::holdings::{remove_container, remove_network};
+use super::holdings::{limit, remove_container, remove_network};
 use super::owner::{Liveness, OWNER_LABEL, Owner};
 use crate::engine::{Engine, EngineError};
 
@@ -43,6 +43,7 @@ impl Reaped {
 /// [`Reaped::failed`].
 pub async fn reap(engine: &Engine) -> Result<Reaped, EngineError> {
     let mut reaped = Reaped::default();
+    let until = limit();
     let filters = HashMap::from([("label", vec![OWNER_LABEL])]);
     let options = ListContainersOptionsBuilder::default()
         .all(true)
@@ -56,7 +57,7 @@ pub async fn reap(engine: &Engine) -> Result<Reaped, EngineError> {
     for container in containers {
         let Some(id) = container.id else { continue };
         if is_orphan(container.labels.as_ref()) {
-            let removed = remove_container(engine, &id).await;
+            let removed = remove_container(engine, &id, until).await;
             let name = container.names.unwrap_or_default().into_iter().next();
             let name = name.map_or(id, |name| name.trim_start_matches('/').to_owned());
             match removed {
@@ -76,7 +77,7 @@ pub async fn reap(engine: &Engine) -> Result<Reaped, EngineError> {
     for network in networks {
         let Some(id) = network.id else { continue };
         if is_orphan(network.labels.as_ref()) {
-            let removed = remove_network(engine, &id).await;
+            let removed = remove_network(engine, &id, until).await;
             let name = network.name.unwrap_or(id);
             match removed {
                 Ok(_) => reaped.networks.push(name),

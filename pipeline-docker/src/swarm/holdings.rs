@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bollard::models::{SecretSpec, ServiceSpec};
 use bollard::query_parameters::ListTasksOptionsBuilder;
 
-use crate::container::{Removal, Requests, persist, surely};
+use crate::container::{ANSWER, Removal, Requests, limit, persist, surely};
 use crate::credentials::CredentialSource;
 use crate::engine::{Engine, EngineError, EngineErrorKind, registry_credentials};
 use crate::reference::ImageReference;
@@ -90,8 +90,8 @@ impl SwarmHoldings {
     /// Removes a service before the others.
     pub(super) async fn remove(&self, name: &str) -> Result<(), EngineError> {
         // One that is still being made is there a moment later.
-        let pending = self.requests.is_pending(name);
-        surely(pending, || remove_service(&self.engine, name)).await?;
+        let (pending, until) = (self.requests.is_pending(name), limit());
+        surely(pending, until, || remove_service(&self.engine, name, until)).await?;
         self.held().services.retain(|held| held != name);
         Ok(())
     }
@@ -109,9 +109,11 @@ impl SwarmHoldings {
             .map(drop);
         // A secret that a service uses cannot be removed.
         let secrets = self.held().secrets.clone();
+        let until = limit();
         for name in secrets {
             let pending = self.requests.is_pending(&name);
-            let removed = surely(pending, || remove_secret(&self.engine, &name)).await;
+            let removed =
+                surely(pending, until, || remove_secret(&self.engine, &name, until)).await;
             if removed.is_ok() {
                 self.held().secrets.retain(|held| *held != name);
             }
@@ -141,14 +143,16 @@ impl SwarmHoldings {
     async fn tasks(&self, service: &str) -> Result<Vec<String>, EngineError> {
         let filters = std::collections::HashMap::from([("service", vec![service])]);
         let options = ListTasksOptionsBuilder::default().filters(&filters).build();
-        let tasks = self.engine.client().list_tasks(Some(options)).await;
+        let client = self.engine.client_within(Some(ANSWER));
+        let tasks = client.list_tasks(Some(options)).await;
         let tasks = tasks.map_err(|error| self.engine.error("list tasks", error))?;
         Ok(tasks.into_iter().filter_map(|task| task.id).collect())
     }
 
     /// The swarm forgets a task that is to be removed when its node says that it has ended.
     async fn is_known(&self, task: &str) -> Result<bool, EngineError> {
-        let found = self.engine.client().inspect_task(task).await;
+        let client = self.engine.client_within(Some(ANSWER));
+        let found = client.inspect_task(task).await;
         match found.map_err(|error| self.engine.error("look at a task", error)) {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == EngineErrorKind::NotFound => Ok(false),
@@ -171,36 +175,46 @@ impl Drop for SwarmHoldings {
         let (engine, requests) = (self.engine.clone(), self.requests.clone());
         runtime.spawn(async move {
             requests.answered().await;
+            let until = limit();
             let services = held.services.iter().map(|name| {
                 let pending = requests.is_pending(name);
-                surely(pending, || remove_service(&engine, name))
+                surely(pending, until, || remove_service(&engine, name, until))
             });
             futures_util::future::join_all(services).await;
             for name in &held.secrets {
                 let pending = requests.is_pending(name);
                 // What could not be removed is found by its labels, too.
-                drop(surely(pending, || remove_secret(&engine, name)).await);
+                let removed = surely(pending, until, || remove_secret(&engine, name, until));
+                drop(removed.await);
             }
         });
     }
 }
 
 /// Removes a service, whose tasks are stopped then. One that is gone is fine.
-pub(super) async fn remove_service(engine: &Engine, name: &str) -> Result<Removal, EngineError> {
-    let action = format!("remove the service {name}");
-    persist(|| async {
-        let removed = engine.client().delete_service(name).await;
-        removed.map_err(|error| engine.error(&action, error))
+pub(super) async fn remove_service(
+    engine: &Engine,
+    name: &str,
+    until: Instant,
+) -> Result<Removal, EngineError> {
+    let action = &format!("remove the service {name}");
+    persist(engine, until, |client| async move {
+        let removed = client.delete_service(name).await;
+        removed.map_err(|error| engine.error(action, error))
     })
     .await
 }
 
 /// Removes a secret. One that is gone is fine.
-pub(super) async fn remove_secret(engine: &Engine, name: &str) -> Result<Removal, EngineError> {
-    let action = format!("remove the secret {name}");
-    persist(|| async {
-        let removed = engine.client().delete_secret(name).await;
-        removed.map_err(|error| engine.error(&action, error))
+pub(super) async fn remove_secret(
+    engine: &Engine,
+    name: &str,
+    until: Instant,
+) -> Result<Removal, EngineError> {
+    let action = &format!("remove the secret {name}");
+    persist(engine, until, |client| async move {
+        let removed = client.delete_secret(name).await;
+        removed.map_err(|error| engine.error(action, error))
     })
     .await
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bollard::query_parameters::{ListSecretsOptionsBuilder, ListServicesOptionsBuilder};
 
 use super::holdings::{remove_secret, remove_service};
-use crate::container::{OWNER_LABEL, is_orphan};
+use crate::container::{OWNER_LABEL, is_orphan, limit};
 use crate::engine::{Engine, EngineError};
 
 /// What a clean-up removed.
@@ -37,6 +37,7 @@ impl SwarmReaped {
 /// The engine cannot be asked or is no manager, or a removal failed.
 pub async fn reap(engine: &Engine) -> Result<SwarmReaped, EngineError> {
     let mut reaped = SwarmReaped::default();
+    let until = limit();
     let filters = HashMap::from([("label", vec![OWNER_LABEL])]);
     let options = ListServicesOptionsBuilder::default()
         .filters(&filters)
@@ -47,7 +48,7 @@ pub async fn reap(engine: &Engine) -> Result<SwarmReaped, EngineError> {
         let spec = service.spec.unwrap_or_default();
         let Some(id) = service.id else { continue };
         if is_orphan(spec.labels.as_ref()) {
-            remove_service(engine, &id).await?;
+            remove_service(engine, &id, until).await?;
             reaped.services.push(spec.name.unwrap_or(id));
         }
     }
@@ -60,7 +61,7 @@ pub async fn reap(engine: &Engine) -> Result<SwarmReaped, EngineError> {
         let spec = secret.spec.unwrap_or_default();
         let Some(id) = secret.id else { continue };
         if is_orphan(spec.labels.as_ref()) {
-            remove_secret(engine, &id).await?;
+            remove_secret(engine, &id, until).await?;
             reaped.secrets.push(spec.name.unwrap_or(id));
         }
     }

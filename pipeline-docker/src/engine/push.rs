@@ -60,6 +60,21 @@ impl Engine {
         }
     }
 
+    /// The id of the image that has a name in the engine's store.
+    #[cfg(feature = "registry")]
+    pub(crate) async fn image_id(
+        &self,
+        name: &ImageReference,
+    ) -> Result<Option<String>, EngineError> {
+        match self.client().inspect_image(&name.to_string()).await {
+            Ok(image) => Ok(image.id),
+            Err(error) => match self.error(&format!("find the image {name}"), error) {
+                error if error.kind() == EngineErrorKind::NotFound => Ok(None),
+                error => Err(error),
+            },
+        }
+    }
+
     /// Pushes an image of the engine's store under a name that it has there; without a tag,
     /// `latest`. The engine sends what the registry lacks, and the manifest last.
     ///

@@ -4,16 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pipeline_core::{Job, Outcome, Pipeline, RunFacts, RunReport, Runner};
-use pipeline_docker::builder::{BaseImage, ImageSpec, LayerSpec};
+use pipeline_docker::builder::{
+    BaseImage, BuildRequest, ImageBuilder, ImageOutput, ImageSpec, LayerSpec,
+};
 use pipeline_docker::builder::{BuildNetwork, DaemonlessBuilder, DockerfileSpec, EngineBuilder};
 use pipeline_docker::credentials::Anonymous;
 use pipeline_docker::engine::Engine;
-use pipeline_docker::registry::{PlatformChoice, PushImage, Registry, RegistryOptions};
+use pipeline_docker::registry::{
+    PlatformChoice, PushImage, PushOptions, Registry, RegistryOptions,
+};
 use pipeline_docker::steps::BuildImage;
 use pipeline_docker::{ImageReference, TagPolicy, TagScheme};
 
 use crate::slow_registry::SlowRegistry;
-use crate::support::{Images, context, run, said, unique, write};
+use crate::support::{Images, context, exists, run, said, unique, write};
 
 const REVISION: &str = "4f2c1e7aa0b1c2d3e4f5";
 
@@ -183,5 +187,87 @@ async fn an_image_of_a_dockerfile_says_where_it_comes_from() {
     ] {
         assert_eq!(labels[format!("org.opencontainers.image.{name}")], value);
     }
+    drop(images);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Docker engine, docker-registry and busybox-static"]
+async fn an_engine_takes_no_tag_that_the_push_did_not_get() {
+    let registry = SlowRegistry::start().await;
+    let engine = Engine::from_env().await.unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let target: ImageReference = format!("{}/team/site", registry.address).parse().unwrap();
+    let [one, latest] = ["one", "latest"].map(|tag| target.with_tag(tag).unwrap());
+    let client = Registry::new(RegistryOptions::default()).unwrap();
+    let local = unique("push-race");
+    let names = [format!("{local}:one"), one.to_string(), latest.to_string()];
+    let images = Images(names.to_vec());
+    // Another image, in a layout, and in the engine as what was delivered last.
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "file", &local);
+    let other = ImageSpec::new(BaseImage::Scratch)
+        .with_layer(LayerSpec::copy(folder.path().join("file"), "/file"));
+    let path = folder.path().join("layout");
+    let builder = DaemonlessBuilder::new().with_engine(engine.clone());
+    let outputs = [
+        ImageOutput::layout(&path, "x"),
+        ImageOutput::engine(latest.to_string()),
+    ];
+    for output in outputs {
+        let request = BuildRequest::layers(other.clone(), output);
+        builder.build(&request).await.unwrap();
+    }
+    let before = id(&names[2]);
+    let dockerfile_context = context(&format!("LABEL mark={local}"));
+    let deliver = || {
+        let mut job = Job::new("image");
+        let built = job.step(
+            "build",
+            dockerfile(dockerfile_context.path(), &engine)
+                .into_engine(local.parse().unwrap())
+                .with_tags(TagPolicy::fixed("one")),
+        );
+        let policy = TagPolicy::fixed("one").with_alias("latest");
+        job.step(
+            "push",
+            PushImage::new(client.clone(), &built, target.clone())
+                .with_tags(policy)
+                .with_engine(engine.clone(), Arc::new(Anonymous)),
+        );
+        start(data.path(), job)
+    };
+    // Somebody else is faster.
+    let first = async {
+        registry.stuck().await;
+        let layout = pipeline_docker::oci::OciLayout::open(&path).unwrap();
+        let options = PushOptions::default();
+        client.push(&layout, &one, &options).await.unwrap();
+        registry.flow();
+    };
+    let (report, ()) = tokio::join!(deliver(), first);
+    let message = failure(&report);
+    assert!(message.contains("exists with another content"), "{message}");
+    assert!(!exists(None, &names[1]));
+    assert_eq!(id(&names[2]), before);
+    // A tag that is taken in the engine is refused before anything is in the registry.
+    let free = target.with_tag("two").unwrap();
+    said(&["tag", &names[2], &free.to_string()]);
+    let images = Images([images.0.clone(), vec![free.to_string()]].concat());
+    let mut job = Job::new("image");
+    let built = job.step(
+        "build",
+        dockerfile(dockerfile_context.path(), &engine)
+            .into_engine(local.parse().unwrap())
+            .with_tags(TagPolicy::fixed("one")),
+    );
+    job.step(
+        "push",
+        PushImage::new(client.clone(), &built, free.clone())
+            .with_engine(engine.clone(), Arc::new(Anonymous)),
+    );
+    let message = failure(&start(data.path(), job).await);
+    assert!(message.contains("names another image"), "{message}");
+    assert_eq!(id(&free.to_string()), before);
+    assert!(client.resolve(&free).await.unwrap().is_none());
     drop(images);
 }

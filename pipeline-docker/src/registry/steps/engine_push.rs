@@ -6,7 +6,7 @@ use pipeline_core::{StepContext, StepError, error_chain};
 
 use super::push_image::{move_aliases, refuse_taken};
 use super::pushed_image::PushedImage;
-use crate::builder::{BuiltImage, ImageLocation};
+use crate::builder::{BuildError, BuiltImage, ImageLocation};
 use crate::credentials::CredentialSource;
 use crate::engine::{Engine, EngineError, EngineErrorKind};
 use crate::existing_tag::ExistingTag;
@@ -21,7 +21,7 @@ use crate::tag_policy::TagSet;
 ///
 /// What an engine sends has a digest that nobody knows before, so it goes under a tag that only
 /// this image can have. The tags that count are set by our own client, which looks first whose they
-/// are.
+/// are. In the engine the image gets them when it has them in the registry.
 pub(super) async fn push_with_engine(
     context: &StepContext,
     (engine, credentials): &(Engine, Arc<dyn CredentialSource>),
@@ -38,6 +38,8 @@ pub(super) async fn push_with_engine(
         async move { find(&registry, target, tags, image, existing).await }
     })
     .await?;
+    // Before anything is sent: neither side takes a tag then.
+    refuse_taken_in_engine(engine, image, target, tags, existing).await?;
     let digest = match &found {
         Some(found) => found.digest.clone(),
         None => {
@@ -59,11 +61,15 @@ pub(super) async fn push_with_engine(
                 .await;
             // The tags that count keep the image from here on.
             let tagged = set_tags(context, &doing, registry, target, tags, &digest, existing).await;
-            let named = name_in_engine(engine, image, target, tags).await;
+            let named = match tagged {
+                Ok(()) => name_in_engine(engine, image, target, &tags.unique)
+                    .await
+                    .map_err(|error| step_error(&doing, error)),
+                Err(error) => Err(error),
+            };
             upload.keeps &= named.is_err();
             upload.remove().await;
-            tagged?;
-            named.map_err(|error| step_error(&doing, error))?;
+            named?;
             digest
         }
     };
@@ -89,7 +95,8 @@ pub(super) async fn push_with_engine(
         async move { move_aliases(&registry, pushed, &tags.aliases).await }
     })
     .await?;
-    name_in_engine(engine, image, target, tags)
+    // Without the aliases that could not be moved.
+    name_in_engine(engine, image, target, &pushed.tags)
         .await
         .map_err(|error| step_error(&doing, error))?;
     Ok(pushed)
@@ -164,14 +171,45 @@ async fn set_tags(
     .await
 }
 
-async fn name_in_engine(
+/// Refuses tags of which one names another image in the engine.
+async fn refuse_taken_in_engine(
     engine: &Engine,
     image: &BuiltImage,
     target: &ImageReference,
     tags: &TagSet,
+    existing: ExistingTag,
+) -> Result<(), StepError> {
+    if existing != ExistingTag::Refuse {
+        return Ok(());
+    }
+    for tag in &tags.unique {
+        let Ok(name) = target.with_tag(tag.as_str()) else {
+            continue;
+        };
+        let found = engine.image_id(&name).await;
+        let found = found.map_err(|error| step_error("look for a tag in the engine", error))?;
+        if let Some(existing) = found.filter(|id| *id != image.config_digest.to_string()) {
+            let taken = BuildError::NameTaken {
+                name: name.to_string(),
+                existing,
+                wanted: image.config_digest.clone(),
+            };
+            let kind = format!("{:?}", RegistryErrorKind::TagExists);
+            return Err(StepError::failed(taken.to_string())
+                .with_detail(serde_json::json!({ "kind": kind })));
+        }
+    }
+    Ok(())
+}
+
+async fn name_in_engine(
+    engine: &Engine,
+    image: &BuiltImage,
+    target: &ImageReference,
+    tags: &[String],
 ) -> Result<(), EngineError> {
     let id = image.config_digest.to_string();
-    for tag in tags.unique.iter().chain(&tags.aliases) {
+    for tag in tags {
         if let Ok(name) = target.with_tag(tag.as_str()) {
             engine.tag(&id, &name).await?;
         }

@@ -8,6 +8,7 @@ use bollard::Docker;
 use bollard::models::{ContainerCreateBody, NetworkCreateRequest};
 use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder};
 
+use super::owner::NAME_LABEL;
 use super::requests::Requests;
 use crate::engine::{Engine, EngineError, EngineErrorKind};
 
@@ -54,8 +55,10 @@ impl Holdings {
         &self,
         name: &str,
         image: &str,
-        body: ContainerCreateBody,
+        mut body: ContainerCreateBody,
     ) -> Result<String, EngineError> {
+        let labels = body.labels.get_or_insert_default();
+        labels.insert(NAME_LABEL.to_owned(), name.to_owned());
         lock(&self.held).containers.push(name.to_owned());
         let action = format!("create a container of the image {image}");
         let engine = self.engine.clone();
@@ -73,8 +76,9 @@ impl Holdings {
     pub(crate) async fn create_network(
         &self,
         name: &str,
-        labels: HashMap<String, String>,
+        mut labels: HashMap<String, String>,
     ) -> Result<(), EngineError> {
+        labels.insert(NAME_LABEL.to_owned(), name.to_owned());
         lock(&self.held).networks.push(name.to_owned());
         let request = NetworkCreateRequest {
             name: name.to_owned(),

@@ -56,9 +56,9 @@ pub(crate) use holdings::{ANSWER, Removal, limit, persist, surely};
 pub(crate) use holdings::{Holdings, unique_name};
 pub(crate) use making::{limited, to_i64};
 pub(crate) use memory::ran_out_of_memory;
-#[cfg(feature = "swarm")]
-pub(crate) use owner::OWNER_LABEL;
 pub(crate) use owner::labels;
+#[cfg(feature = "swarm")]
+pub(crate) use owner::{NAME_LABEL, OWNER_LABEL};
 pub(crate) use pull::ensure_image;
 #[cfg(feature = "swarm")]
 pub(crate) use reap::is_orphan;

@@ -7,6 +7,9 @@ use pipeline_core::Scope;
 
 /// Every container and network of this crate carries it; the value names the owner.
 pub(crate) const OWNER_LABEL: &str = "pipeline.owner";
+/// The name of what carries the labels: an image that is made of a container hands its labels on to
+/// other people's containers.
+pub(crate) const NAME_LABEL: &str = "pipeline.name";
 pub(crate) const SCOPE_LABEL: &str = "pipeline.scope";
 pub(crate) const JOB_LABEL: &str = "pipeline.job";
 pub(crate) const ROLE_LABEL: &str = "pipeline.role";

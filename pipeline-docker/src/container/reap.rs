@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bollard::query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder};
 
 use super::holdings::{limit, remove_container, remove_network};
-use super::owner::{Liveness, OWNER_LABEL, Owner};
+use super::owner::{Liveness, NAME_LABEL, OWNER_LABEL, Owner};
 use crate::engine::{Engine, EngineError};
 
 /// What a clean-up removed.
@@ -32,11 +32,13 @@ impl Reaped {
 /// volumes. [`ContainerExecutor`](super::ContainerExecutor) does this before its first job.
 ///
 /// Each of them carries the label `pipeline.owner`: kernel and boot, namespace of process numbers,
-/// process number, and when that process started. What belongs to a living process is never
+/// process number, and when that process started; and `pipeline.name`, its own name, without which
+/// it is left alone, because images made by `docker commit` hand on the labels. What belongs to a living process is never
 /// touched, nor what belongs to another machine or boot, because nobody can see from here whether its
 /// program lives. The same is true of other namespaces, such as those of programs in containers,
 /// unless this program is root outside of all containers. After a reboot, remove the rest with
-/// `docker container prune --filter label=pipeline.owner`.
+/// `docker container prune --filter label=pipeline.owner` and
+/// `docker network prune --filter label=pipeline.owner`.
 ///
 /// # Errors
 /// The engine cannot be asked. That something could not be removed is told in
@@ -56,10 +58,11 @@ pub async fn reap(engine: &Engine) -> Result<Reaped, EngineError> {
         .map_err(|error| engine.error("list containers", error))?;
     for container in containers {
         let Some(id) = container.id else { continue };
-        if is_orphan(container.labels.as_ref()) {
+        let names = container.names.iter().flatten();
+        let mut names = names.map(|name| name.trim_start_matches('/'));
+        if let Some(name) = names.find(|name| is_orphan(container.labels.as_ref(), name)) {
             let removed = remove_container(engine, &id, until).await;
-            let name = container.names.unwrap_or_default().into_iter().next();
-            let name = name.map_or(id, |name| name.trim_start_matches('/').to_owned());
+            let name = name.to_owned();
             match removed {
                 Ok(_) => reaped.containers.push(name),
                 Err(error) => reaped.failed.push(told(&name, &error)),
@@ -76,9 +79,9 @@ pub async fn reap(engine: &Engine) -> Result<Reaped, EngineError> {
         .map_err(|error| engine.error("list networks", error))?;
     for network in networks {
         let Some(id) = network.id else { continue };
-        if is_orphan(network.labels.as_ref()) {
+        let name = network.name.unwrap_or_default();
+        if is_orphan(network.labels.as_ref(), &name) {
             let removed = remove_network(engine, &id, until).await;
-            let name = network.name.unwrap_or(id);
             match removed {
                 Ok(_) => reaped.networks.push(name),
                 Err(error) => reaped.failed.push(told(&name, &error)),
@@ -92,10 +95,12 @@ fn told(name: &str, error: &EngineError) -> String {
     format!("{name}: {}", pipeline_core::error_chain(error))
 }
 
-/// Whether the labels name an owner that is dead.
-pub(crate) fn is_orphan(labels: Option<&HashMap<String, String>>) -> bool {
-    labels
-        .and_then(|labels| labels.get(OWNER_LABEL))
-        .and_then(|label| Owner::parse(label))
-        .is_some_and(|owner| owner.liveness() == Liveness::Dead)
+/// Whether what has this name has labels of its own, and they name an owner that is dead.
+pub(crate) fn is_orphan(labels: Option<&HashMap<String, String>>, name: &str) -> bool {
+    let Some(labels) = labels else { return false };
+    let is_own = labels.get(NAME_LABEL).is_some_and(|own| own == name);
+    let owner = labels
+        .get(OWNER_LABEL)
+        .and_then(|label| Owner::parse(label));
+    is_own && owner.is_some_and(|owner| owner.liveness() == Liveness::Dead)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bollard::models::{SecretSpec, ServiceSpec};
 use bollard::query_parameters::ListTasksOptionsBuilder;
 
-use crate::container::{ANSWER, Removal, Requests, limit, persist, surely};
+use crate::container::{ANSWER, NAME_LABEL, Removal, Requests, limit, persist, surely};
 use crate::credentials::CredentialSource;
 use crate::engine::{Engine, EngineError, EngineErrorKind, registry_credentials};
 use crate::reference::ImageReference;
@@ -54,11 +54,13 @@ impl SwarmHoldings {
     pub(super) async fn create_service(
         &self,
         name: &str,
-        spec: ServiceSpec,
+        mut spec: ServiceSpec,
         image: &ImageReference,
         credentials: &dyn CredentialSource,
     ) -> Result<(), EngineError> {
         let credentials = registry_credentials(credentials, image.domain()).await?;
+        let labels = spec.labels.get_or_insert_default();
+        labels.insert(NAME_LABEL.to_owned(), name.to_owned());
         self.held().services.push(name.to_owned());
         let engine = self.engine.clone();
         self.requests
@@ -74,8 +76,10 @@ impl SwarmHoldings {
     pub(super) async fn create_secret(
         &self,
         name: &str,
-        spec: SecretSpec,
+        mut spec: SecretSpec,
     ) -> Result<String, EngineError> {
+        let labels = spec.labels.get_or_insert_default();
+        labels.insert(NAME_LABEL.to_owned(), name.to_owned());
         self.held().secrets.push(name.to_owned());
         let engine = self.engine.clone();
         self.requests

@@ -31,7 +31,9 @@ impl SwarmReaped {
 ///
 /// The rules are those of [`container::reap`](crate::container::reap): what belongs to a living
 /// process is never touched, nor what belongs to another machine, boot or namespace. After a
-/// reboot, find the rest with `docker service ls --filter label=pipeline.owner`.
+/// reboot, find the rest with `docker service ls --filter label=pipeline.owner` and
+/// `docker secret ls --filter label=pipeline.owner`, and remove it with `docker service rm` and
+/// `docker secret rm`.
 ///
 /// # Errors
 /// The engine cannot be asked or is no manager, or a removal failed.
@@ -47,9 +49,10 @@ pub async fn reap(engine: &Engine) -> Result<SwarmReaped, EngineError> {
     for service in services {
         let spec = service.spec.unwrap_or_default();
         let Some(id) = service.id else { continue };
-        if is_orphan(spec.labels.as_ref()) {
+        let name = spec.name.unwrap_or_default();
+        if is_orphan(spec.labels.as_ref(), &name) {
             remove_service(engine, &id, until).await?;
-            reaped.services.push(spec.name.unwrap_or(id));
+            reaped.services.push(name);
         }
     }
     let options = ListSecretsOptionsBuilder::default()
@@ -60,9 +63,10 @@ pub async fn reap(engine: &Engine) -> Result<SwarmReaped, EngineError> {
     for secret in secrets {
         let spec = secret.spec.unwrap_or_default();
         let Some(id) = secret.id else { continue };
-        if is_orphan(spec.labels.as_ref()) {
+        let name = spec.name.unwrap_or_default();
+        if is_orphan(spec.labels.as_ref(), &name) {
             remove_secret(engine, &id, until).await?;
-            reaped.secrets.push(spec.name.unwrap_or(id));
+            reaped.secrets.push(name);
         }
     }
     Ok(reaped)

@@ -100,14 +100,39 @@ async fn a_killed_program_is_cleaned_up_after() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(length(), before, "a command still writes");
 
+    // Somebody keeps the job's container as an image, which hands its labels on.
+    let dead = [&["ps", "-a"][..], &running[1..]].concat();
+    let kept = Kept(format!("pdt-kept-{}", std::process::id()));
+    fixture::run(
+        "docker",
+        &["commit", &fixture::run("docker", &dead), &kept.0],
+    );
+    let sleep = ["--entrypoint", "/bin/sleep", &kept.0, "1000"];
+    fixture::run(
+        "docker",
+        &[&["run", "-d", "--name", &kept.0][..], &sleep].concat(),
+    );
+
     // The next start removes the rest, before its own first job.
     let other = Ground::new("next");
     let environment = other
         .provision(ContainerSpec::new(fixture::busybox()))
         .await;
-    assert_eq!(ground.left(), [""; 0]);
+    assert_eq!(ground.left(), [kept.0.as_str()]);
     environment.shutdown().await.unwrap();
     assert_eq!(other.left(), [""; 0]);
+    drop(kept);
+}
+
+/// An image and a container of it, which have the same name.
+struct Kept(String);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        for args in [["rm", "--force"], ["rmi", "--force"]] {
+            drop(Command::new("docker").args(args).arg(&self.0).output());
+        }
+    }
 }
 
 /// The engine goes on making the job's container when the service has failed already.

@@ -21,6 +21,20 @@ pub enum ContainerError {
         /// The image.
         image: String,
     },
+    /// The engine's machine cannot run the image's programs.
+    #[error(
+        "the engine at {engine} ({platform}) cannot run /bin/sh of the image {image}{}: exec format error; use an image for its platform, or teach its machine the other one (binfmt_misc)", built_for(.image_platform.as_deref())
+    )]
+    OtherPlatform {
+        /// The image.
+        image: String,
+        /// What it says it is for.
+        image_platform: Option<String>,
+        /// The engine.
+        engine: String,
+        /// What that runs.
+        platform: String,
+    },
     /// Nobody wants the container any more.
     #[error("it was cancelled")]
     Cancelled,
@@ -117,6 +131,10 @@ pub enum ContainerError {
     Service(Arc<ServiceError>),
 }
 
+fn built_for(platform: Option<&str>) -> String {
+    platform.map_or_else(String::new, |platform| format!(" ({platform})"))
+}
+
 fn limit_text(limit: Option<u64>) -> String {
     limit.map_or_else(String::new, |bytes| {
         format!(" (the limit is {} MiB)", bytes >> 20)
@@ -127,6 +145,7 @@ impl From<ContainerError> for ExecutorError {
     fn from(error: ContainerError) -> Self {
         let doing = match &error {
             ContainerError::NoShell { .. }
+            | ContainerError::OtherPlatform { .. }
             | ContainerError::Cancelled
             | ContainerError::NotReady { .. }
             | ContainerError::NotShared { .. }

@@ -21,6 +21,7 @@ use super::owner::labels;
 use super::record::{HOLDER, unguessable};
 use super::spec::{Access, ContainerSpec, JobFolder, Limits, Mount, Network};
 use crate::engine::{Engine, EngineError};
+use crate::oci::Platform;
 
 /// The job's name on a private network.
 pub(super) const JOB_ALIAS: &str = "job";
@@ -68,6 +69,7 @@ impl Making<'_> {
                 Ok(begun) if begun.shared_folder => return Ok(begun),
                 // It sees other files under this path, or none.
                 Ok(_) | Err(Beginning::NoSuchFolder) => {}
+                Err(Beginning::OtherPlatform) => return Err(self.other_platform().await.into()),
                 Err(Beginning::Failed(error)) => return Err(error),
             }
             if spec.sharing == JobFolder::Shared {
@@ -85,11 +87,27 @@ impl Making<'_> {
         match self.begin_with(&name, false).await {
             Ok(begun) => Ok(begun),
             Err(Beginning::Failed(error)) => Err(error),
+            Err(Beginning::OtherPlatform) => Err(self.other_platform().await.into()),
             Err(Beginning::NoSuchFolder) => Err(ContainerError::NotReady {
                 image: spec.image.clone(),
                 said: "a folder to mount does not exist on the engine's machine".to_owned(),
             }
             .into()),
+        }
+    }
+
+    async fn other_platform(&self) -> ContainerError {
+        let info = self.engine.info();
+        let found = self.engine.client().inspect_image(self.image).await.ok();
+        let image_platform = found.and_then(|image| {
+            let architecture = image.architecture.filter(|text| !text.is_empty())?;
+            Some(Platform::new(image.os?, architecture).to_string())
+        });
+        ContainerError::OtherPlatform {
+            image: self.spec.image.clone(),
+            image_platform,
+            engine: self.engine.address().to_string(),
+            platform: Platform::new(&info.os, &info.architecture).to_string(),
         }
     }
 
@@ -109,19 +127,18 @@ impl Making<'_> {
                 let (path, engine) = (path.to_owned(), engine.address().to_string());
                 return Beginning::Failed(ContainerError::NoMount { path, engine }.into());
             }
-            // The container is made; what cannot be found is the program to run.
-            if text.contains("/bin/sh") {
-                return Beginning::Failed(
-                    ContainerError::NoShell {
-                        image: spec.image.clone(),
-                    }
-                    .into(),
-                );
+            // The container is made; what cannot be run is the program.
+            match shell_failure(&text) {
+                Some(ShellFailure::Missing) => {
+                    let image = spec.image.clone();
+                    Beginning::Failed(ContainerError::NoShell { image }.into())
+                }
+                Some(ShellFailure::OtherPlatform) => Beginning::OtherPlatform,
+                None => Beginning::Failed(ExecutorError::environment(
+                    format!("could not start a container of the image {}", spec.image),
+                    error,
+                )),
             }
-            Beginning::Failed(ExecutorError::environment(
-                format!("could not start a container of the image {}", spec.image),
-                error,
-            ))
         };
         let begin = Instant::now();
         let body = self.body(share, marker.as_ref());
@@ -154,10 +171,10 @@ impl Making<'_> {
             .map_err(|said| {
                 let image = spec.image.clone();
                 // The engine's init looks for the shell, and not the engine itself.
-                let error = if said.contains("exec /bin/sh failed") {
-                    ContainerError::NoShell { image }
-                } else {
-                    ContainerError::NotReady { image, said }
+                let error = match shell_failure(&said) {
+                    Some(ShellFailure::Missing) => ContainerError::NoShell { image },
+                    Some(ShellFailure::OtherPlatform) => return Beginning::OtherPlatform,
+                    None => ContainerError::NotReady { image, said },
                 };
                 Beginning::Failed(error.into())
             })?;
@@ -234,6 +251,22 @@ impl Making<'_> {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ShellFailure {
+    Missing,
+    OtherPlatform,
+}
+
+/// Why the shell cannot be run, in the words of engines, runtimes and inits.
+fn shell_failure(said: &str) -> Option<ShellFailure> {
+    let said = said.to_ascii_lowercase();
+    if said.contains("exec format error") {
+        return Some(ShellFailure::OtherPlatform);
+    }
+    let is_missing = said.contains("no such file") || said.contains("not found");
+    (is_missing && said.contains("/bin/sh")).then_some(ShellFailure::Missing)
+}
+
 /// The path of a mount that is not there, in docker's words or podman's.
 fn missing_source(said: &str) -> Option<&str> {
     if let Some((_, path)) = said.split_once("bind source path does not exist: ") {
@@ -278,6 +311,8 @@ pub(crate) fn to_i64(bytes: u64) -> i64 {
 enum Beginning {
     /// The engine's machine has no such folder.
     NoSuchFolder,
+    /// It cannot run the image's shell.
+    OtherPlatform,
     Failed(ExecutorError),
 }
 
@@ -323,6 +358,42 @@ async fn first_words(attached: &mut AttachContainerResults) -> Result<String, St
         }
         if said.lines().any(|line| line == "ready") {
             return Ok(said);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_shell_does_not_run_is_told_apart() {
+        let missing = Some(ShellFailure::Missing);
+        for (said, why) in [
+            (
+                "[FATAL tini (7)] exec /bin/sh failed: No such file or directory",
+                missing,
+            ),
+            (
+                "exec: \"/bin/sh\": stat /bin/sh: no such file or directory: unknown",
+                missing,
+            ),
+            (
+                "crun: executable file `/bin/sh` not found: No such file or directory",
+                missing,
+            ),
+            (
+                "[FATAL tini (7)] exec /bin/sh failed: Exec format error",
+                Some(ShellFailure::OtherPlatform),
+            ),
+            (
+                "standard_init_linux.go:228: exec user process caused: exec format error",
+                Some(ShellFailure::OtherPlatform),
+            ),
+            ("exec /bin/sh failed: Permission denied", None),
+            ("network pipeline-x not found", None),
+        ] {
+            assert_eq!(shell_failure(said), why, "{said}");
         }
     }
 }

@@ -9,6 +9,8 @@ use pipeline_core::{
 use pipeline_docker::container::{
     ContainerSpec, HoldFailed, JobFolder, Limits, Mount, Network, PullPolicy,
 };
+use pipeline_docker::engine::Engine;
+use pipeline_docker::oci::Platform;
 
 use crate::fixture::{self, Ground, finish, nothing_left, sh};
 
@@ -191,6 +193,46 @@ async fn images_that_cannot_be_used_are_clear_errors() {
     }
     let text = error_chain(&error(ContainerSpec::new(NO_SHELL)).await);
     assert!(text.contains("has no /bin/sh"), "{text}");
+    assert_eq!(ground.left(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Docker engine and busybox-static"]
+async fn an_image_of_another_processor_is_told_from_one_without_a_shell() {
+    use pipeline_docker::builder::{
+        BaseImage, BuildRequest, DaemonlessBuilder, ImageBuilder as _, ImageOutput, ImageSpec,
+        LayerSpec,
+    };
+
+    let root = tempfile::tempdir().unwrap();
+    fixture::busybox_into(root.path());
+    // A program of no processor there is, and so of none that the machine may emulate.
+    let shell = root.path().join("bin/busybox");
+    let mut program = std::fs::read(&shell).unwrap();
+    program[18..20].fill(0xee);
+    std::fs::write(&shell, program).unwrap();
+    let name = format!("pdt-other-platform-{}", std::process::id());
+    let engine = Engine::from_env().await.unwrap();
+    let spec = ImageSpec::new(BaseImage::Scratch)
+        .with_layer(LayerSpec::copy(root.path(), "/"))
+        .with_platform(Platform::new("linux", "s390x"));
+    let request = BuildRequest::layers(spec, ImageOutput::engine(&name));
+    let builder = DaemonlessBuilder::new().with_engine(engine);
+    builder.build(&request).await.unwrap();
+    let ground = Ground::new("platform");
+    let executor = fixture::executor(ContainerSpec::new(&name)).await;
+    let failed = executor.provision(&ground.request()).await;
+    fixture::run("docker", &["rmi", "--force", &name]);
+    let text = error_chain(&failed.unwrap_err());
+    for part in [
+        name.as_str(),
+        "(linux/s390x)",
+        "exec format error",
+        "(linux/",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("has no /bin/sh"), "{text}");
     assert_eq!(ground.left(), [""; 0]);
 }
 

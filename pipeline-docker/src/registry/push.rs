@@ -62,8 +62,9 @@ impl Registry {
     /// The registry is asked first: if the tag names this very image already, nothing is sent; if
     /// it names another one, the push is refused unless
     /// [`ExistingTag::Move`] is given. Blobs that the registry has are skipped; the others go
-    /// in parallel, streamed from disk. The manifest comes last, so the tag never names an
-    /// incomplete image, and its digest is compared with what the registry stored.
+    /// in parallel, streamed from disk. The manifest comes last, by its digest, which is compared
+    /// with what the registry stored, and then under the tag, which so never names another image or
+    /// an incomplete one.
     ///
     /// # Errors
     ///
@@ -179,10 +180,18 @@ pub(crate) async fn publish(
             put(target, &name, child).await?;
         }
     }
-    // Whoever pushed the same tag while our blobs were on their way was first.
     let moved = reports
         .iter()
         .any(|blob| blob.outcome == BlobOutcome::Uploaded);
+    // By its digest first: a registry that stores something else is found out before the tag names
+    // it. What needed one of these blobs cannot be there yet.
+    let name = digest.to_string();
+    if selector != name && (moved || target.head_manifest(&name).await?.is_none()) {
+        target
+            .store_manifest(&name, &last.descriptor, &last.bytes)
+            .await?;
+    }
+    // Whoever pushed the same tag while our blobs were on their way was first.
     if refuse && moved {
         match target.head_manifest(&selector).await? {
             Some(there) if there != digest => return Err(taken(there)),

@@ -189,10 +189,24 @@ impl Repository {
         }))
     }
 
+    /// As [`store_manifest`](Self::store_manifest), and tells of it.
+    pub(crate) async fn put_manifest(
+        &self,
+        selector: &str,
+        descriptor: &Descriptor,
+        bytes: &[u8],
+    ) -> Result<bool, RegistryError> {
+        let noted = self.store_manifest(selector, descriptor, bytes).await?;
+        let digest = descriptor.digest.clone();
+        self.operation
+            .tell(&TransferEvent::ManifestFinished { digest });
+        Ok(noted)
+    }
+
     /// Stores a manifest under `selector` and makes sure that the registry has these bytes.
     ///
     /// Answers whether the registry takes note of the manifest's subject by itself.
-    pub(crate) async fn put_manifest(
+    pub(crate) async fn store_manifest(
         &self,
         selector: &str,
         descriptor: &Descriptor,
@@ -220,11 +234,7 @@ impl Repository {
             None => self.head_manifest(selector).await?,
         };
         match stored {
-            Some(stored) if stored == descriptor.digest => {
-                self.operation
-                    .tell(&TransferEvent::ManifestFinished { digest: stored });
-                Ok(noted)
-            }
+            Some(stored) if stored == descriptor.digest => Ok(noted),
             Some(actual) => Err(RegistryError::DigestMismatch {
                 what: "stored manifest",
                 origin: self.label(),

@@ -152,7 +152,7 @@ async fn tokens_are_fetched_once_and_mounts_may_read_the_source() {
     );
     assert_eq!(
         (report.bytes_sent, report.digest),
-        (pushed.size, pushed.digest)
+        (2 * pushed.size, pushed.digest)
     );
     assert_eq!(
         guarded.log(),

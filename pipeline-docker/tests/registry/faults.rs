@@ -286,6 +286,7 @@ async fn a_registry_that_stores_something_else_is_found_out() {
         "{error}"
     );
     assert!(error.to_string().contains(&lie), "{error}");
+    assert!(client().resolve(&scene.target).await.unwrap().is_none());
 
     // Without the header the registry is asked again.
     let scene = Scene::new(&[("base", 1_000)]).await;

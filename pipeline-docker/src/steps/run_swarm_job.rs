@@ -194,8 +194,8 @@ impl SwarmObserver for StepLog<'_> {
     async fn event(&self, event: SwarmEvent) {
         match event {
             SwarmEvent::Image { image } => self.cx.log(format!("image: {image}")).await,
-            SwarmEvent::Reaped { services } => {
-                let names = services.join(", ");
+            SwarmEvent::Reaped { services, secrets } => {
+                let names = [services, secrets].concat().join(", ");
                 let text = format!("removed what a killed program had left: {names}");
                 self.cx.log(text).await;
             }

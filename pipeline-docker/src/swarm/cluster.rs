@@ -167,6 +167,7 @@ impl Swarm {
             Ok(reaped) if reaped.is_empty() => return,
             Ok(reaped) => SwarmEvent::Reaped {
                 services: reaped.services,
+                secrets: reaped.secrets,
             },
             Err(error) => SwarmEvent::Warning {
                 message: format!(

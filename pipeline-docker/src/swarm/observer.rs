@@ -37,10 +37,12 @@ pub enum SwarmEvent {
         /// Its name.
         image: ImageReference,
     },
-    /// Services that a killed program had left are gone.
+    /// What a killed program had left is gone.
     Reaped {
-        /// Their names.
+        /// Names of services.
         services: Vec<String>,
+        /// Names of secrets.
+        secrets: Vec<String>,
     },
     /// A task has got into another state.
     Task {

@@ -94,9 +94,9 @@ impl Running<'_> {
     /// Until the command has ended; its exit code.
     async fn follow(&self, progress: &mut Progress) -> Result<(Task, i64), SwarmError> {
         loop {
-            if let Some(task) = self.look(progress).await? {
+            if let Some((task, meaning)) = self.look(progress).await? {
                 self.tell(progress, &task).await;
-                if let Some(code) = self.ended(progress, &task)? {
+                if let Some(code) = self.ended(progress, &task, meaning)? {
                     return Ok((task, code));
                 }
                 self.check_node(progress, &task).await?;
@@ -115,21 +115,16 @@ impl Running<'_> {
         }
     }
 
-    /// The task, once the swarm has made it.
-    async fn look(&self, progress: &mut Progress) -> Result<Option<Task>, SwarmError> {
+    /// The task, once the swarm has made it, with secrets masked, and what has become of it.
+    async fn look(&self, progress: &mut Progress) -> Result<Option<(Task, Meaning)>, SwarmError> {
         let filters = HashMap::from([("service", vec![progress.service.as_str()])]);
         let options = ListTasksOptionsBuilder::default().filters(&filters).build();
         let tasks = self.engine.client().list_tasks(Some(options)).await;
         match tasks.map_err(|error| self.engine.error("look at a task of the swarm", error)) {
             // The first one is ours, should a manager ever have made another one.
             Ok(tasks) => {
-                let mut task = tasks.into_iter().min_by_key(|task| task.created_at);
-                if let Some(status) = task.as_mut().and_then(|task| task.status.as_mut()) {
-                    for said in [&mut status.err, &mut status.message].into_iter().flatten() {
-                        *said = self.redactor.redact(said);
-                    }
-                }
-                Ok(task)
+                let task = tasks.into_iter().min_by_key(|task| task.created_at);
+                Ok(task.map(|task| understood(task, &self.redactor)))
             }
             Err(error) if error.kind() == EngineErrorKind::NotFound => {
                 Err(self.lost(progress, "somebody else removed its service"))
@@ -171,10 +166,15 @@ impl Running<'_> {
     }
 
     /// The exit code, once the command has ended; an error if it never began or never will.
-    fn ended(&self, progress: &mut Progress, task: &Task) -> Result<Option<i64>, SwarmError> {
+    fn ended(
+        &self,
+        progress: &mut Progress,
+        task: &Task,
+        meaning: Meaning,
+    ) -> Result<Option<i64>, SwarmError> {
         let said = said(task);
         let node = || progress.node.clone().unwrap_or_default();
-        match meaning(task) {
+        match meaning {
             Meaning::Ended(code) => Ok(Some(code)),
             Meaning::NoImage => Err(SwarmError::MissingImage {
                 image: self.image.familiar(),
@@ -301,6 +301,17 @@ enum Meaning {
     Stopped,
 }
 
+/// What a task means is read before its words are masked, because a secret may be one of them.
+fn understood(mut task: Task, redactor: &Redactor) -> (Task, Meaning) {
+    let meaning = meaning(&task);
+    if let Some(status) = &mut task.status {
+        for said in [&mut status.err, &mut status.message].into_iter().flatten() {
+            *said = redactor.redact(said);
+        }
+    }
+    (task, meaning)
+}
+
 fn meaning(task: &Task) -> Meaning {
     let said = said(task);
     match state(task) {
@@ -417,6 +428,16 @@ mod tests {
             assert_eq!(means(state, ""), Meaning::Going, "{state:?}");
         }
         assert_eq!(meaning(&Task::default()), Meaning::Going);
+    }
+
+    #[test]
+    fn a_secret_that_is_a_word_of_the_node_changes_no_meaning() {
+        let secret = pipeline_core::Secret::new("image");
+        let redactor = Redactor::new([&secret]);
+        let rejected = task(State::REJECTED, None, "No such image: x:1");
+        let (masked, meaning) = understood(rejected, &redactor);
+        assert_eq!(meaning, Meaning::NoImage);
+        assert!(!said(&masked).contains("image"), "{masked:?}");
     }
 
     #[test]

@@ -130,7 +130,7 @@ async fn a_killed_program_is_cleaned_up_after() {
     let ear = Ear::default();
     let report = ground.swarm().run(&sh("true"), &ear).await.unwrap();
     assert!(report.succeeded(), "{report:?}");
-    let reaped = |event: &SwarmEvent| matches!(event, SwarmEvent::Reaped { services } if services.len() == 1);
+    let reaped = |event: &SwarmEvent| matches!(event, SwarmEvent::Reaped { services, secrets } if services.len() == 1 && secrets.len() == 1);
     assert!(ear.heard().iter().any(reaped), "{:?}", ear.heard());
     ground.nothing_left().await;
 }

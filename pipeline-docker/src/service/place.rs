@@ -46,7 +46,9 @@ impl Place {
             Ok(Err(error)) => format!("{address}: {error}"),
             Err(_) => format!("{address} does not answer"),
         };
-        if is_certain || engine.address().is_socket() {
+        // A socket may be forwarded from another machine; podman's bridges have other names here, too.
+        let is_podman = engine.info().kind == EngineKind::Podman;
+        if is_certain || (is_podman && engine.address().is_socket()) {
             return Err(seen);
         }
         Err(format!(

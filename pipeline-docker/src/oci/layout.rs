@@ -305,6 +305,24 @@ mod tests {
     }
 
     #[test]
+    fn a_staged_file_stays_as_long_as_its_program_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = OciLayout::create(dir.path()).unwrap();
+        let staged = layout.staged().unwrap();
+        let path = staged.path().to_owned();
+        assert_eq!(path.parent(), Some(dir.path().join(STAGING).as_path()));
+        // Another one writes to it by its name, and a third one sweeps.
+        fs::write(&path, "saved").unwrap();
+        OciLayout::create(dir.path()).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"saved");
+        // As a killed program leaves it.
+        let (file, path) = staged.keep().unwrap();
+        drop(file);
+        OciLayout::create(dir.path()).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
     fn many_writers_lose_no_tag() {
         let dir = tempfile::tempdir().unwrap();
         let layout = OciLayout::create(dir.path()).unwrap();

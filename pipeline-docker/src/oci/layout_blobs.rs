@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::path::PathBuf;
 
+use tempfile::NamedTempFile;
+
 use super::blob_writer::unpublished;
 use super::layout::{MAX_METADATA, STAGING};
 use super::{
@@ -159,6 +161,12 @@ impl OciLayout {
     /// # Errors
     /// The disk refuses.
     pub fn blob_writer_for(&self, algorithm: DigestAlgorithm) -> Result<BlobWriter, LayoutError> {
+        Ok(BlobWriter::new(self, self.staged()?, algorithm))
+    }
+
+    /// An unfinished file, which goes with its program: the next writer removes it if this one is
+    /// killed.
+    pub(crate) fn staged(&self) -> Result<NamedTempFile, LayoutError> {
         let staging = self.root.join(STAGING);
         // Under the layout's lock, because the sweep takes files that nobody has locked.
         let lock = self.lock()?;
@@ -168,7 +176,7 @@ impl OciLayout {
             .lock()
             .map_err(|source| LayoutError::io("lock", file.path(), source))?;
         drop(lock);
-        Ok(BlobWriter::new(self, file, algorithm))
+        Ok(file)
     }
 
     /// Takes over a blob that lies in another layout: verified, then linked where the file system

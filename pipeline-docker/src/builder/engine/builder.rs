@@ -420,7 +420,7 @@ impl EngineBuilder {
     ) -> Result<BuiltImage, BuildError> {
         let layout = OciLayout::create(path)?;
         let image = self.in_engine(spec, &Names::default()).await?;
-        let file = self.take_out(&image, layout.path()).await?;
+        let file = self.take_out(&image, layout).await?;
         let base = BaseImage::DockerArchive {
             path: file.path().to_owned(),
             name: None,
@@ -436,12 +436,12 @@ impl EngineBuilder {
             .await
     }
 
-    /// Moves an image out of the engine into a file below `folder`. Whatever happens, the engine
-    /// does not keep it.
+    /// Moves an image out of the engine into an unfinished file of `layout`. Whatever happens, the
+    /// engine does not keep it.
     async fn take_out(
         &self,
         image: &BuiltImage,
-        folder: &Path,
+        layout: OciLayout,
     ) -> Result<tempfile::NamedTempFile, BuildError> {
         // Dropped in this order, names first, when the future is.
         let mut leftovers = Vec::new();
@@ -450,7 +450,7 @@ impl EngineBuilder {
             leftovers.extend(held.map(|name| Leftover::named(&self.engine, name)));
         }
         leftovers.push(Leftover::unnamed(&self.engine, &image.config_digest));
-        let saved = self.save(image, folder).await;
+        let saved = self.save(image, layout).await;
         for leftover in leftovers {
             let removed = leftover.remove().await;
             if saved.is_ok() {
@@ -463,15 +463,9 @@ impl EngineBuilder {
     async fn save(
         &self,
         image: &BuiltImage,
-        folder: &Path,
+        layout: OciLayout,
     ) -> Result<tempfile::NamedTempFile, BuildError> {
-        let file = tempfile::Builder::new()
-            .prefix(".saved-")
-            .tempfile_in(folder)
-            .map_err(|source| BuildError::Write {
-                layer: "the engine's image".to_owned(),
-                source,
-            })?;
+        let file = blocking(move || layout.staged()).await??;
         store::save(&self.engine, &image.config_digest, file.path()).await?;
         Ok(file)
     }

@@ -79,10 +79,6 @@ async fn a_killed_program_is_cleaned_up_after() {
     // While the program lives, its things are its own.
     reap(&engine).await.unwrap();
     assert_eq!(left(&ground.scope).len(), 3, "job, service and network");
-
-    program.kill().unwrap();
-    program.wait().unwrap();
-    // The job's container ends without anybody's help.
     let filter = format!("label=pipeline.scope={}", ground.scope);
     let running = [
         "ps",
@@ -92,6 +88,14 @@ async fn a_killed_program_is_cleaned_up_after() {
         "--filter",
         "label=pipeline.role=job",
     ];
+    // Somebody keeps the job's container as an image, which hands its labels on.
+    let kept = Kept(format!("pdt-kept-{}", std::process::id()));
+    let job = fixture::run("docker", &running);
+    fixture::run("docker", &["commit", "--pause=false", &job, &kept.0]);
+
+    program.kill().unwrap();
+    program.wait().unwrap();
+    // The job's container ends without anybody's help.
     while !fixture::run("docker", &running).is_empty() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -100,13 +104,6 @@ async fn a_killed_program_is_cleaned_up_after() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(length(), before, "a command still writes");
 
-    // Somebody keeps the job's container as an image, which hands its labels on.
-    let dead = [&["ps", "-a"][..], &running[1..]].concat();
-    let kept = Kept(format!("pdt-kept-{}", std::process::id()));
-    fixture::run(
-        "docker",
-        &["commit", &fixture::run("docker", &dead), &kept.0],
-    );
     let sleep = ["--entrypoint", "/bin/sleep", &kept.0, "1000"];
     fixture::run(
         "docker",

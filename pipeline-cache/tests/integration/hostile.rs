@@ -204,13 +204,14 @@ fn none_takes_more_than_64_mib() {
     }
 }
 
-/// Runs the same corpus through GNU tar and Python's data filter, and says what they do. Ours is
-/// never the one that lets more through.
+/// Runs the same corpus through GNU tar and Python's data filter, and says what they do. Ours never
+/// takes what both refuse, and refuses what one of them writes outside of the destination for.
 #[tokio::test]
 #[ignore = "needs minutes; prints a comparison"]
 async fn compared_with_gnu_tar_and_python() {
     let count = hostile_archives(Path::new("/x")).len();
     let mut totals = [[0_u32; 3]; 2];
+    let mut lenient = Vec::new();
     for index in 0..count {
         let mut row = Vec::new();
         for (tool, totals) in totals.iter_mut().enumerate() {
@@ -252,6 +253,10 @@ async fn compared_with_gnu_tar_and_python() {
             row.push(["ESCAPED", "accepted", "refused"][verdict]);
         }
         let archive = hostile_archives(Path::new("/x")).swap_remove(index);
+        let is_taken = archive.expectation != Expectation::Refused;
+        if is_taken && (row == ["refused"; 2] || row.contains(&"ESCAPED")) {
+            lenient.push(archive.name);
+        }
         println!(
             "{:26} {:9?} tar {:9} python {:9} {}",
             archive.name, archive.expectation, row[0], row[1], archive.reason
@@ -261,4 +266,5 @@ async fn compared_with_gnu_tar_and_python() {
         "of those to refuse: escaped, accepted, refused: GNU tar {:?}, Python {:?}",
         totals[0], totals[1]
     );
+    assert!(lenient.is_empty(), "{lenient:?}");
 }

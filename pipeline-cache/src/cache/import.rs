@@ -91,32 +91,32 @@ impl Cache {
         file: impl Into<PathBuf> + Send,
     ) -> Result<Option<EntryMetadata>, CacheError> {
         let path: PathBuf = file.into();
-        #[cfg(feature = "chunked")]
-        let mut before: Option<EntryMetadata> = None;
-        loop {
+        let look = || {
             let options = GetOptions::default().with_record_use(RecordUse::No);
-            let Some(entry) = self.store.get_opts(key, options).await? else {
-                return Ok(None);
-            };
-            #[cfg(feature = "chunked")]
-            if entry.metadata.codec == Codec::Chunked {
-                let metadata = entry.metadata.clone();
-                if crate::chunked::export(self, entry, &path).await? {
-                    return Ok(Some(metadata));
-                }
-                if before.is_some_and(|before| before.is_same(&metadata)) {
-                    return Ok(None);
-                }
-                // Another one may be there by now.
-                before = Some(metadata);
-                continue;
+            self.store.get_opts(key, options)
+        };
+        let Some(entry) = look().await? else {
+            return Ok(None);
+        };
+        #[cfg(feature = "chunked")]
+        let mut entry = entry;
+        #[cfg(feature = "chunked")]
+        while entry.metadata.codec == Codec::Chunked {
+            let metadata = entry.metadata.clone();
+            if crate::chunked::export(self, entry, &path).await? {
+                return Ok(Some(metadata));
             }
-            return run_blocking(move |_| {
-                copy_out(&entry.payload, entry.metadata.digest, &path)?;
-                Ok(Some(entry.metadata))
-            })
-            .await;
+            // Another one may be there by now.
+            match look().await? {
+                Some(now) if !now.metadata.is_same(&metadata) => entry = now,
+                _ => return Ok(None),
+            }
         }
+        run_blocking(move |_| {
+            copy_out(&entry.payload, entry.metadata.digest, &path)?;
+            Ok(Some(entry.metadata))
+        })
+        .await
     }
 }
 

@@ -48,8 +48,9 @@ impl Cache {
         Ok(plan_with_parts(entries, &parts, policy, now))
     }
 
-    /// Removes what was planned, and nothing that was saved under these keys since, then collects chunks: those that only evicted entries needed,
-    /// however new, and others as [`Cache::collect_chunks`] does.
+    /// Removes what was planned, and nothing that was saved under these keys since, then collects
+    /// chunks: those that only evicted entries needed, however new, and others as
+    /// [`Cache::collect_chunks`] does.
     ///
     /// # Errors
     /// The store failed. Everything that the entries left need is still there.

@@ -3,20 +3,20 @@
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::io::{self, Read as _};
+use std::io::{self, BufReader};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
 use super::manifest::{Manifest, read_manifest};
 use super::segment::SegmentIndex;
 use crate::cache::CacheError;
+use crate::files::copy_with_digest;
 use crate::key::CacheKey;
 use crate::store::{
-    CacheStore, EntryMetadata, GetOptions, IfUnsure, Payload, ReadPlan, RecordUse, SHARED_NOTES,
-    SHARED_PARTS, StoreError, StoredEntry, run_blocking,
+    AbandonableWriter, CacheStore, EntryMetadata, GetOptions, IfUnsure, Payload, ReadPlan,
+    RecordUse, SHARED_NOTES, SHARED_PARTS, StoreError, StoredEntry, run_blocking,
 };
 
 pub(super) type SegmentId = [u8; 16];
@@ -132,22 +132,16 @@ pub(super) struct OpenSegment {
 pub(super) async fn retire(store: &dyn CacheStore, segments: Vec<(EntryMetadata, Payload)>) {
     let checked = run_blocking::<_, CacheError, _>(move |abandoned| {
         // A store far away is asked once for each piece.
-        let mut buffer = vec![0; 8 << 20];
-        let mut is_damaged = |(metadata, payload): &(EntryMetadata, Payload)| {
-            let (mut hasher, mut reader) = (Sha256::new(), payload.reader());
-            loop {
-                match reader.read(&mut buffer) {
-                    _ if abandoned.is_set() => return false,
-                    Ok(0) => break *hasher.finalize() != *metadata.digest.as_bytes(),
-                    Ok(read) => hasher.update(&buffer[..read]),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(_) => return false,
-                }
-            }
+        const PIECE: usize = 8 << 20;
+        let is_damaged = |(metadata, payload): &(EntryMetadata, Payload)| {
+            let mut reader = BufReader::with_capacity(PIECE, payload.reader());
+            let mut until_abandoned = AbandonableWriter::new(io::sink(), abandoned);
+            copy_with_digest(&mut reader, &mut until_abandoned)
+                .is_ok_and(|(_, digest)| digest != metadata.digest)
         };
         Ok(segments
             .into_iter()
-            .filter(|segment| is_damaged(segment))
+            .filter(is_damaged)
             .map(|(metadata, _)| metadata)
             .collect::<Vec<_>>())
     })

@@ -29,7 +29,7 @@ pub(crate) fn open_file(path: &Path) -> io::Result<File> {
 /// Copies everything, and says how much and what it was. Blocks.
 pub(crate) fn copy_with_digest(
     from: &mut impl Read,
-    to: &mut impl Write,
+    to: &mut (impl Write + ?Sized),
 ) -> io::Result<(u64, Sha256Digest)> {
     let mut hasher = Sha256::new();
     let mut size = 0;

@@ -6,6 +6,8 @@ use base64::engine::GeneralPurpose;
 use base64::engine::general_purpose::PAD;
 use sha2::{Digest, Sha256};
 
+use crate::files::copy_with_digest;
+
 /// Base64 with `/` replaced by `_` and `+` and `=` kept: neither the standard nor the URL-safe
 /// alphabet, but the one seen in `CircleCI`'s keys.
 fn engine() -> GeneralPurpose {
@@ -40,16 +42,8 @@ pub fn checksum_bytes(bytes: &[u8]) -> String {
 /// # Errors
 /// Those of the reader.
 pub fn checksum_reader(reader: &mut impl Read) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        match reader.read(&mut buffer) {
-            Ok(0) => return Ok(encode(&hasher.finalize())),
-            Ok(read) => hasher.update(&buffer[..read]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let (_, digest) = copy_with_digest(reader, &mut io::sink())?;
+    Ok(encode(digest.as_bytes()))
 }
 
 #[cfg(test)]

@@ -62,5 +62,7 @@ pub use signed::{InvalidKey, PublicKey, SignatureError, SignedStore, SigningKey}
 pub use store_error::{StoreError, StoreErrorKind};
 pub use tiered::{DrainReport, Tier, TierProblem, TieredStore};
 
+#[cfg(feature = "chunked")]
+pub(crate) use blocking::AbandonableWriter;
 pub(crate) use blocking::run_blocking;
 pub(crate) use filesystem::is_at;

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::filesystem_store::{open_no_follow, remove_if_there};
 use super::layout::{is_at, payload_name, unique};
 use super::{Durability, FilesystemStore};
+use crate::files::copy_with_digest;
 use crate::key::CacheKey;
 use crate::store::blocking::{AbandonableWriter, Abandoned};
 use crate::store::{
@@ -289,16 +290,8 @@ fn rename_new(_from: &Path, _to: &Path, refused: io::Error) -> io::Result<bool> 
 }
 
 pub(in crate::store) fn digest_of(mut file: &File) -> io::Result<Sha256Digest> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(Sha256Digest::from_bytes(hasher.finalize().into())),
-            Ok(read) => hasher.update(&buffer[..read]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let (_, digest) = copy_with_digest(&mut file, &mut io::sink())?;
+    Ok(digest)
 }
 
 struct Written {
